@@ -11,11 +11,11 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from nexus_ops.documents import read_yaml
 from nexus_ops.errors import PermanentError, UnknownName
 
 Colour = Literal["blue", "green"]
@@ -24,6 +24,7 @@ Role = Literal["primary", "standby"]
 RouterKind = Literal["gateway-api", "service-selector", "alb"]
 
 Thing = TypeVar("Thing")
+Document = dict[str, Any]
 
 COLOURS: tuple[Colour, Colour] = ("blue", "green")
 
@@ -206,7 +207,7 @@ class Topology(Declaration):
     @classmethod
     def load(cls, path: Path) -> Topology:
         """Read and check a topology file; a `TopologyError` names the path and what is allowed."""
-        return cls.parse(_read_yaml(path), source=path.name)
+        return cls.parse(read_yaml(path), source=path.name)
 
     @classmethod
     def parse(cls, document: Any, *, source: str = "topology") -> Topology:
@@ -214,7 +215,7 @@ class Topology(Declaration):
         if not isinstance(document, dict):
             raise TopologyError("the file holds no mapping.", target=source, todo="Begin with `clouds:`.")
         try:
-            return cls.model_validate(_with_names_and_defaults(document, source))
+            return cls.model_validate(_with_names_and_defaults(cast(Document, document), source))
         except ValidationError as error:
             raise TopologyError(_first_problem(error), target=source) from None
 
@@ -263,8 +264,9 @@ class Topology(Declaration):
             of = [cluster for cluster in self.clusters.values() if cluster.environment == environment]
             primaries = [cluster.name for cluster in of if cluster.role == "primary"]
             if len(primaries) > 1:
+                names = ", ".join(primaries)
                 raise ValueError(
-                    f"clusters: {environment} has {len(primaries)} primaries ({', '.join(primaries)}); allowed: one"
+                    f"clusters: {environment} has {len(primaries)} primaries ({names}); allowed: one"
                 )
             if not primaries:
                 raise ValueError(
@@ -274,7 +276,7 @@ class Topology(Declaration):
         for context, uses in contexts.items():
             if uses > 1:
                 raise ValueError(
-                    f"clusters: context {context!r} is used {uses} times; allowed: once, a context is one cluster"
+                    f"clusters: context {context!r} is used {uses} times; allowed: one cluster each"
                 )
         return self
 
@@ -317,57 +319,29 @@ def _must_be_one_of(where: str, value: str, allowed: Mapping[str, Any]) -> None:
         raise ValueError(f"{where}: {value!r} is not declared; allowed: {', '.join(allowed)}")
 
 
-class _NoDuplicates(yaml.SafeLoader):
-    """A YAML loader to which a key given twice is an error: plain YAML silently keeps the last one."""
-
-
-def _mapping_without_duplicates(loader: _NoDuplicates, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    for key, uses in Counter(keys).items():
-        if uses > 1:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{key!r} is declared {uses} times", node.start_mark
-            )
-    return loader.construct_mapping(node, deep=True)
-
-
-_NoDuplicates.add_constructor("tag:yaml.org,2002:map", _mapping_without_duplicates)
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.load(path.read_text(), Loader=_NoDuplicates)  # noqa: S506 (a SafeLoader)
-    except FileNotFoundError:
-        raise TopologyError(
-            "the file does not exist.", target=str(path), todo="Set NEXUS_TOPOLOGY to it."
-        ) from None
-    except yaml.MarkedYAMLError as error:
-        line = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
-        raise TopologyError(
-            f"{error.problem}{line}; allowed: YAML with each key once.", target=path.name
-        ) from None
-
-
-def _with_names_and_defaults(document: dict[str, Any], source: str) -> dict[str, Any]:
+def _with_names_and_defaults(document: Document, source: str) -> Document:
     """The document with each entry's key as its `name`, and the components' shared defaults merged in."""
     result = {key: value for key, value in document.items() if key != "component_defaults"}
-    defaults = document.get("component_defaults") or {}
+    defaults = document.get("component_defaults", {})
+    if not isinstance(defaults, dict):
+        raise TopologyError("component_defaults: no mapping.", target=source)
     for section in ("clouds", "environments", "clusters", "node_groups", "components"):
-        entries = result.get(section)
-        if not isinstance(entries, dict):
+        if not isinstance(result.get(section), dict):
             raise TopologyError(f"{section}: missing, or no mapping of names.", target=source)
-        result[section] = {
-            name: {**_merged(defaults if section == "components" else {}, entry), "name": name}
-            for name, entry in entries.items()
-        }
+        entries = cast(dict[str, Any], result[section])
+        base = cast(Document, defaults) if section == "components" else {}
+        for name, entry in entries.items():
+            if not isinstance(entry, dict):
+                raise TopologyError(f"{section}.{name}: no mapping.", target=source)
+        result[section] = {name: {**_merged(base, entry), "name": name} for name, entry in entries.items()}
     return result
 
 
-def _merged(base: Any, over: Any) -> dict[str, Any]:
+def _merged(base: Document, over: Document) -> Document:
     result = dict(base)
-    for key, value in (over or {}).items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = _merged(result[key], value) if both else value
+    for key, value in over.items():
+        nested = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _merged(result[key], cast(Document, value)) if nested else value
     return result
 
 
