@@ -1,0 +1,43 @@
+# The commands of the project. `make demo` and `make test` set up what they need and need nothing typed before.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHONDONTWRITEBYTECODE :=
+NEXUS_HOME ?= $(CURDIR)/.nexus
+export NEXUS_HOME
+
+help: ## what can be typed
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: ## install all that the checkout needs into .venv
+	@deploy/local/setup
+
+demo: setup ## start the sandbox and the UI, and deploy the platform blue-green to staging and production
+	@python -m nexus_ops.sandbox demo
+
+down: ## end the sandbox and the UI, leave nothing behind
+	@if [ -x .venv/bin/python ]; then python -m nexus_ops.sandbox stop; else echo "nothing was set up"; fi
+
+test: setup lint ## everything that must hold: lint, types, layers, definitions, tests
+	@python -m pytest -m "not soak"
+
+lint: setup ## ruff, pyright, import-linter, dagster definitions
+	@ruff check . && ruff format --check .
+	@pyright
+	@lint-imports
+	@DAGSTER_HOME= dagster definitions validate -w workspace.yaml
+
+bench: setup ## measure, each figure beside what it is compared with
+	@python -m benchmarks
+
+soak: setup ## the exhaustive tests: killed at every single request, and the like (hours)
+	@python -m pytest -m soak
+
+test-cluster: setup ## the same tests against a real cluster: NEXUS_TEST_KUBECONFIG=~/.kube/config make test-cluster
+	@test -n "$$NEXUS_TEST_KUBECONFIG" || { echo "Set NEXUS_TEST_KUBECONFIG to the kubeconfig of a cluster that may be written to."; exit 2; }
+	@python -m pytest -m "not sandbox_only and not soak" tests/clusters tests/rollouts
+
+lock: setup ## write requirements.lock anew from pyproject.toml
+	@uv pip compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url --all-extras --python-version 3.11 pyproject.toml -o requirements.lock
+
+.PHONY: help setup demo down test lint bench soak test-cluster lock
