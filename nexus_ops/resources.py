@@ -1,0 +1,88 @@
+"""The Dagster resource: hands out the library's objects, built when they are first needed.
+
+Nothing here decides or acts. Credentials stay where they are (kubeconfig, environment): the resource's own
+configuration holds names of places only, so that it can be shown in the UI.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from pydantic import Field
+
+from nexus_ops.notifications import Notifier
+from nexus_ops.topology import Cluster, Topology, default_path, project_folder
+
+if TYPE_CHECKING:
+    from nexus_ops.releases.catalogue import ImageCatalogue
+    from nexus_ops.releases.store import ReleaseStore
+    from nexus_ops.rollouts import RolloutContext
+    from nexus_ops.storage import ObjectStore
+
+
+def default_store_url() -> str:
+    """The object store: $NEXUS_STORE, else a folder under the state folder."""
+    return os.environ.get("NEXUS_STORE") or (state_folder() / "store").as_uri()
+
+
+def state_folder() -> Path:
+    """Where this machine keeps its state: $NEXUS_HOME, else .nexus in the project's folder."""
+    return Path(os.environ.get("NEXUS_HOME") or project_folder() / ".nexus").absolute()
+
+
+class NexusResource(dg.ConfigurableResource[None]):
+    """What every asset, job and sensor needs: topology, store, releases, and what a rollout needs."""
+
+    store_url: str = Field(default="", description="Object store; empty: $NEXUS_STORE, else a local folder.")
+    topology_path: str = Field(
+        default="", description="Topology; empty: $NEXUS_TOPOLOGY, else topology.yaml."
+    )
+    images_path: str = Field(
+        default="", description="Image catalogue; empty: $NEXUS_IMAGES, else images.yaml."
+    )
+
+    def topology(self) -> Topology:
+        """The topology as it stands in its file now."""
+        return Topology.load(Path(self.topology_path) if self.topology_path else default_path())
+
+    def cluster(self, name: str) -> Cluster:
+        """One cluster of the topology; an unknown name is an error that lists the known ones."""
+        return self.topology().cluster(name)
+
+    def store(self) -> ObjectStore:
+        """The object store that holds releases, renderings and evidence."""
+        from nexus_ops.storage import ObjectStore
+
+        return ObjectStore.open(self.store_url or default_store_url())
+
+    def catalogue(self) -> ImageCatalogue:
+        """Which digest a version of a component is."""
+        from nexus_ops.releases.catalogue import FileCatalogue
+
+        configured = self.images_path or os.environ.get("NEXUS_IMAGES")
+        return FileCatalogue(Path(configured) if configured else project_folder() / "images.yaml")
+
+    def chart_dir(self) -> Path:
+        """The Helm chart in this checkout."""
+        return project_folder() / "helm" / "nexus-ai-defi"
+
+    def values_file(self, environment: str) -> Path:
+        """The chart's values of an environment."""
+        return project_folder() / "helm" / f"values-{environment}.yaml"
+
+    def releases(self) -> ReleaseStore:
+        """The releases built so far."""
+        from nexus_ops.releases.store import ReleaseStore
+
+        return ReleaseStore(self.store())
+
+    def notifier(self) -> Notifier:
+        """Where alerts go; from the environment, for the URLs hold credentials."""
+        return Notifier.from_environment()
+
+    def rollouts(self, cluster: str) -> RolloutContext:
+        """All that a rollout on one cluster needs; connects to it."""
+        raise NotImplementedError
