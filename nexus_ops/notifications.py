@@ -8,12 +8,14 @@ fail: it is said in the log, and the operation goes on.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +47,8 @@ class Notifier:
         if not self.urls:
             return True
         try:
-            import apprise
-
-            destinations = apprise.Apprise()
+            # apprise is heavy, and untyped in parts: imported here, as Any.
+            destinations: Any = importlib.import_module("apprise").Apprise()
             unusable = [number for number, url in enumerate(self.urls, 1) if not destinations.add(url)]
             delivered = bool(destinations.notify(body=body, title=title)) and not unusable
         except Exception:
