@@ -19,7 +19,7 @@ class ApiError(Exception):
     code: int
     message: str
     reason: str | None = None
-    details: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] | None = None
     headers: dict[str, str] = field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
@@ -34,7 +34,7 @@ class ApiError(Exception):
         }
         if not result["reason"]:
             del result["reason"]
-        if self.details:
+        if self.details is not None:
             result["details"] = self.details
         result["code"] = self.code
         return result
@@ -76,6 +76,6 @@ def invalid(kind: str, group: str, name: str, causes: list[Cause]) -> ApiError:
     parts = [f"{cause.field}: {cause.message}" for cause in causes]
     text = parts[0] if len(parts) == 1 else "[" + ", ".join(parts) + "]"
     full = f"{kind}.{group}" if group else kind
-    details: dict[str, Any] = {"name": name, **({"group": group} if group else {}), "kind": kind}
+    details: dict[str, Any] = {key: value for key, value in (("name", name), ("group", group), ("kind", kind)) if value}
     details["causes"] = [{"reason": c.reason, "message": c.message, "field": c.field} for c in causes]
     return ApiError(422, f'{full} "{name}" is invalid: {text}', details=details)

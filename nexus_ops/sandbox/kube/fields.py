@@ -24,13 +24,14 @@ UNOWNED = {
     ("f:apiVersion",), ("f:kind",), ("f:metadata",), ("f:metadata", "f:name"), ("f:metadata", "f:namespace"),
     ("f:metadata", "f:uid"), ("f:metadata", "f:creationTimestamp"), ("f:metadata", "f:resourceVersion"),
     ("f:metadata", "f:generation"), ("f:metadata", "f:selfLink"), ("f:metadata", "f:managedFields"),
-    ("f:metadata", "f:deletionTimestamp"), ("f:metadata", "f:deletionGracePeriodSeconds"),
+    ("f:metadata", "f:deletionTimestamp"), ("f:spec", "f:finalizers"), ("f:metadata", "f:deletionGracePeriodSeconds"),
 }  # fmt: skip
 """What the server itself looks after: nobody's."""
 
 ALWAYS_THERE = {
     ("f:spec",), ("f:status",), ("f:spec", "f:strategy"), ("f:spec", "f:template"),
     ("f:spec", "f:template", "f:metadata"), ("f:spec", "f:template", "f:spec"), ("f:spec", "f:scaleTargetRef"),
+    ("f:spec", "f:names"), ("f:spec", "f:containers"), ("f:spec", "f:template", "f:spec", "f:containers"),
 }  # fmt: skip
 """Structs that exist in an empty object already: a manager that creates one owns its fields, not the struct."""
 

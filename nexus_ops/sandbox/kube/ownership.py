@@ -38,6 +38,8 @@ def track_update(
     old: Object | None, new: Object, resource: Resource, manager: str, subresource: str | None, now: str
 ) -> None:
     """Write into `new` who owns what after an update by `manager`."""
+    if old is not None and not old["metadata"].get("managedFields"):
+        return  # an object without entries stays without, until somebody applies it
     schema = resolve(schema_of(resource))
     was = f.flatten(old, schema) if old else {}
     now_is = f.flatten(new, schema)

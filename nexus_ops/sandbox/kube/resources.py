@@ -44,7 +44,14 @@ class Resource:
     @property
     def generation(self) -> bool:
         """Whether a change of the spec raises metadata.generation."""
-        return self.custom or self.group in ("apps", "batch", "autoscaling", "policy", "networking.k8s.io")
+        return self.custom or self.group in (
+            "apps",
+            "batch",
+            "autoscaling",
+            "policy",
+            "networking.k8s.io",
+            "apiextensions.k8s.io",
+        )
 
 
 def _core(plural: str, kind: str, **more: Any) -> Resource:

@@ -18,6 +18,9 @@ from nexus_ops.sandbox.kube.resources import Resource
 Schema = dict[str, Any]
 ListType = Literal["atomic", "set", "map"]
 
+KEY_DEFAULTS = {"protocol": "TCP"}
+"""Defaults of list keys, which the definitions leave out."""
+
 OBJECT_META = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
 
 
@@ -92,7 +95,7 @@ def item_key(item: Any, schema: Schema) -> tuple[tuple[str, Any], ...]:
     for key in list_keys(schema):
         value = item.get(key) if isinstance(item, dict) else None
         if value is None:
-            value = field_of(items_of(schema), key).get("default")
+            value = field_of(items_of(schema), key).get("default", KEY_DEFAULTS.get(key))
         if value is not None:
             keys.append((key, value))
     return tuple(sorted(keys))

@@ -11,9 +11,9 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
+from nexus_ops.sandbox.kube.clock import timestamp
 from nexus_ops.sandbox.kube.errors import ApiError, already_exists, not_found, stale
 from nexus_ops.sandbox.kube.ownership import track_update
 from nexus_ops.sandbox.kube.resources import Resource, Resources
@@ -33,11 +33,6 @@ class Event:
     old: Object | None
 
 
-def timestamp() -> str:
-    """Now, as metadata has it (whole seconds)."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 class Store:
     """All objects, their versions, and the recent history of changes."""
 
@@ -45,6 +40,8 @@ class Store:
         self.resources = Resources()
         self.version = 1000
         self.history: deque[Event] = deque(maxlen=HISTORY)
+        self.dry_run = False
+        """While True, writes give their answer and change nothing."""
         self._objects: dict[str, dict[tuple[str, str], Object]] = {}
         self._subscribers: list[Callable[[Event], None]] = []
         self._dependents: dict[str, set[tuple[str, str, str]]] = {}
@@ -138,7 +135,8 @@ class Store:
         if _same(old, new):
             return old
         if "deletionTimestamp" in new["metadata"] and not _held(new):
-            return self._remove(key, place, new)
+            self._remove(key, place, copy.deepcopy(old))
+            return new
         return self._put(key, place, new, old, "MODIFIED")
 
     def edit(
@@ -182,7 +180,8 @@ class Store:
         meta = new["metadata"]
         if "deletionTimestamp" not in meta or (grace_seconds == 0 and meta.get("deletionGracePeriodSeconds")):
             meta.setdefault("deletionTimestamp", timestamp())
-            meta["deletionGracePeriodSeconds"] = grace
+            if key != "namespaces":
+                meta["deletionGracePeriodSeconds"] = grace
             if resource.generation and "generation" in meta:
                 meta["generation"] += 1
             if key == "namespaces":
@@ -213,15 +212,14 @@ class Store:
     def _check_version(self, resource: Resource, old: Object, meta: Object) -> None:
         wanted = meta.get("resourceVersion")
         name = meta["name"]
-        if uid := meta.get("uid"):
-            if uid != old["metadata"]["uid"]:
-                space = f"{meta.get('namespace')}/" if resource.namespaced else ""
-                path = f"/registry/{resource.plural}/{space}{name}"
-                what = (
-                    f"StorageError: invalid object, Code: 4, Key: {path}, ResourceVersion: 0, AdditionalErrorMsg: "
-                    f"Precondition failed: UID in precondition: {uid}, UID in object meta: {old['metadata']['uid']}"
-                )
-                raise stale(resource.plural, resource.group, name, what)
+        if (uid := meta.get("uid")) and uid != old["metadata"]["uid"]:
+            space = f"{meta.get('namespace')}/" if resource.namespaced else ""
+            path = f"/registry/{resource.plural}/{space}{name}"
+            what = (
+                f"StorageError: invalid object, Code: 4, Key: {path}, ResourceVersion: 0, AdditionalErrorMsg: "
+                f"Precondition failed: UID in precondition: {uid}, UID in object meta: {old['metadata']['uid']}"
+            )
+            raise stale(resource.plural, resource.group, name, what)
         if not wanted:
             return
         if not str(wanted).isdigit():
@@ -260,6 +258,8 @@ class Store:
         return new
 
     def _put(self, key: str, place: tuple[str, str], obj: Object, old: Object | None, kind: str) -> Object:
+        if self.dry_run:
+            return obj
         self.version += 1
         obj["metadata"]["resourceVersion"] = str(self.version)
         self._objects.setdefault(key, {})[place] = obj
@@ -270,6 +270,8 @@ class Store:
         return obj
 
     def _remove(self, key: str, place: tuple[str, str], obj: Object) -> Object:
+        if self.dry_run:
+            return obj
         old = self._objects[key].pop(place)
         self.version += 1
         obj["metadata"]["resourceVersion"] = str(self.version)
@@ -347,5 +349,6 @@ def _same(old: Object, new: Object) -> bool:
 
 def _without_times(obj: Object) -> Object:
     meta = dict(obj["metadata"])
-    meta["managedFields"] = [{k: v for k, v in entry.items() if k != "time"} for entry in meta.get("managedFields", ())]
+    entries = [{k: v for k, v in entry.items() if k != "time"} for entry in meta.get("managedFields", ())]
+    meta["managedFields"] = sorted(entries, key=lambda entry: (entry["manager"], entry["operation"], str(entry)))
     return {**obj, "metadata": meta}

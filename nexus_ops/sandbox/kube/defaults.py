@@ -1,0 +1,200 @@
+"""What the API server fills in when an object is written: the defaults that others rely on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nexus_ops.sandbox.kube.clock import timestamp
+
+Object = dict[str, Any]
+
+
+def set_defaults(key: str, obj: Object) -> None:
+    """Fill in the defaults of a built-in kind, in place."""
+    if function := _BY_KEY.get(key):
+        function(obj)
+
+
+def _pod_spec(spec: Object) -> None:
+    for name, value in (
+        ("restartPolicy", "Always"), ("terminationGracePeriodSeconds", 30), ("dnsPolicy", "ClusterFirst"),
+        ("schedulerName", "default-scheduler"), ("securityContext", {}),
+    ):  # fmt: skip
+        spec.setdefault(name, value)
+    if spec.get("serviceAccountName"):
+        spec.setdefault("serviceAccount", spec["serviceAccountName"])
+    for container in [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]:
+        if isinstance(container, dict):
+            _container(container)
+    for constraint in spec.get("topologySpreadConstraints") or ():
+        constraint.setdefault("whenUnsatisfiable", "DoNotSchedule")
+    for volume in spec.get("volumes") or ():
+        for kind in ("configMap", "secret", "projected"):
+            if isinstance(volume.get(kind), dict):
+                volume[kind].setdefault("defaultMode", 420)
+
+
+def _container(container: Object) -> None:
+    container.setdefault("terminationMessagePath", "/dev/termination-log")
+    container.setdefault("terminationMessagePolicy", "File")
+    image = str(container.get("image") or "")
+    latest = "@" not in image and (image.endswith(":latest") or ":" not in image.rsplit("/", 1)[-1])
+    container.setdefault("imagePullPolicy", "Always" if latest else "IfNotPresent")
+    container.setdefault("resources", {})
+    limits, requests = container["resources"].get("limits"), container["resources"].get("requests")
+    if limits:
+        container["resources"]["requests"] = {**limits, **(requests or {})}
+    for port in container.get("ports") or ():
+        port.setdefault("protocol", "TCP")
+    for variable in container.get("env") or ():
+        source = (variable.get("valueFrom") or {}).get("fieldRef")
+        if source:
+            source.setdefault("apiVersion", "v1")
+    for name in ("livenessProbe", "readinessProbe", "startupProbe"):
+        if probe := container.get(name):
+            for field, value in (
+                ("timeoutSeconds", 1),
+                ("periodSeconds", 10),
+                ("successThreshold", 1),
+                ("failureThreshold", 3),
+            ):
+                probe.setdefault(field, value)
+            if "httpGet" in probe:
+                probe["httpGet"].setdefault("scheme", "HTTP")
+                probe["httpGet"].setdefault("path", "/")
+
+
+def _template(obj: Object) -> None:
+    spec = (obj.get("spec") or {}).get("template", {}).get("spec")
+    if isinstance(spec, dict):
+        _pod_spec(spec)
+
+
+def _deployment(obj: Object) -> None:
+    spec = obj.setdefault("spec", {})
+    spec.setdefault("replicas", 1)
+    strategy = spec.setdefault("strategy", {})
+    strategy.setdefault("type", "RollingUpdate")
+    if strategy["type"] == "RollingUpdate":
+        rolling = strategy.setdefault("rollingUpdate", {})
+        rolling.setdefault("maxUnavailable", "25%")
+        rolling.setdefault("maxSurge", "25%")
+    spec.setdefault("revisionHistoryLimit", 10)
+    spec.setdefault("progressDeadlineSeconds", 600)
+    _template(obj)
+
+
+def _replica_set(obj: Object) -> None:
+    obj.setdefault("spec", {}).setdefault("replicas", 1)
+    _template(obj)
+
+
+def _stateful_set(obj: Object) -> None:
+    spec = obj.setdefault("spec", {})
+    spec.setdefault("replicas", 1)
+    spec.setdefault("podManagementPolicy", "OrderedReady")
+    spec.setdefault("revisionHistoryLimit", 10)
+    _template(obj)
+
+
+def _job(obj: Object) -> None:
+    spec = obj.setdefault("spec", {})
+    for name, value in (("completions", 1), ("parallelism", 1), ("backoffLimit", 6), ("completionMode", "NonIndexed"),
+                        ("suspend", False), ("manualSelector", False), ("podReplacementPolicy", "TerminatingOrFailed")):  # fmt: skip
+        spec.setdefault(name, value)
+    _template(obj)
+
+
+def _service(obj: Object) -> None:
+    spec = obj.setdefault("spec", {})
+    spec.setdefault("type", "ClusterIP")
+    spec.setdefault("sessionAffinity", "None")
+    if spec["type"] != "ExternalName":
+        spec.setdefault("internalTrafficPolicy", "Cluster")
+        spec.setdefault("ipFamilyPolicy", "SingleStack")
+        spec.setdefault("ipFamilies", ["IPv4"])
+    if spec["type"] in ("LoadBalancer", "NodePort"):
+        spec.setdefault("externalTrafficPolicy", "Cluster")
+    if spec["type"] == "LoadBalancer":
+        spec.setdefault("allocateLoadBalancerNodePorts", True)
+    for port in spec.get("ports") or ():
+        port.setdefault("protocol", "TCP")
+        port.setdefault("targetPort", port.get("port"))
+    obj.setdefault("status", {"loadBalancer": {}})
+
+
+def _autoscaler(obj: Object) -> None:
+    spec = obj.setdefault("spec", {})
+    spec.setdefault("minReplicas", 1)
+    spec.setdefault(
+        "metrics",
+        [
+            {
+                "type": "Resource",
+                "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}},
+            }
+        ],
+    )
+    obj.setdefault("status", {"desiredReplicas": 0, "currentMetrics": None})
+
+
+def _namespace(obj: Object) -> None:
+    obj.setdefault("metadata", {}).setdefault("labels", {})["kubernetes.io/metadata.name"] = obj["metadata"]["name"]
+    obj["spec"] = {"finalizers": ["kubernetes"]}
+    obj["status"] = {"phase": "Active"}
+
+
+def _pod(obj: Object) -> None:
+    spec = obj.setdefault("spec", {})
+    _pod_spec(spec)
+    spec.setdefault("serviceAccountName", "default")
+    spec.setdefault("serviceAccount", spec["serviceAccountName"])
+    spec.setdefault("enableServiceLinks", True)
+    spec.setdefault("preemptionPolicy", "PreemptLowerPriority")
+    spec.setdefault("priority", 0)
+    obj.setdefault("status", {"phase": "Pending", "qosClass": "Burstable"})
+
+
+def _definition(obj: Object) -> None:
+    spec = obj["spec"]
+    spec.setdefault("conversion", {"strategy": "None"})
+    names = spec["names"]
+    names.setdefault("singular", names["kind"].lower())
+    names.setdefault("listKind", names["kind"] + "List")
+    now = timestamp()
+    said = [("NamesAccepted", "NoConflicts", "no conflicts found"),
+            ("Established", "InitialNamesAccepted", "the initial names have been accepted")]  # fmt: skip
+    obj["status"] = {
+        "conditions": [
+            {"type": kind, "status": "True", "lastTransitionTime": now, "reason": reason, "message": message}
+            for kind, reason, message in said
+        ],
+        "acceptedNames": {key: names[key] for key in ("plural", "singular", "kind", "listKind")},
+        "storedVersions": [version["name"] for version in spec["versions"] if version.get("storage")],
+    }
+
+
+def _secret(obj: Object) -> None:
+    import base64
+
+    obj.setdefault("type", "Opaque")
+    if text := obj.pop("stringData", None):
+        obj["data"] = {
+            **(obj.get("data") or {}),
+            **{key: base64.b64encode(value.encode()).decode() for key, value in text.items()},
+        }
+
+
+_BY_KEY = {
+    "pods": _pod,
+    "deployments.apps": _deployment,
+    "replicasets.apps": _replica_set,
+    "statefulsets.apps": _stateful_set,
+    "daemonsets.apps": _template,
+    "jobs.batch": _job,
+    "services": _service,
+    "horizontalpodautoscalers.autoscaling": _autoscaler,
+    "namespaces": _namespace,
+    "secrets": _secret,
+    "customresourcedefinitions.apiextensions.k8s.io": _definition,
+}
