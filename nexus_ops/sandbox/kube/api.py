@@ -296,7 +296,7 @@ class Api:
             text = (
                 f"the body of the request was in an unknown format - accepted media types include: {', '.join(allowed)}"
             )
-            raise ApiError(415, text, details={})
+            raise ApiError(415, text, details=None if target.resource.custom else {})
         writer = self._request(request, target)
         body = await self._body(request, target.resource.kind)
         if kind != "apply":

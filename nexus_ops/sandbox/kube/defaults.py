@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from nexus_ops.sandbox.kube.clock import timestamp
@@ -13,6 +14,22 @@ def set_defaults(key: str, obj: Object) -> None:
     """Fill in the defaults of a built-in kind, in place."""
     if function := _BY_KEY.get(key):
         function(obj)
+
+
+def fill_from_schema(value: Any, schema: Object) -> None:
+    """Fill in the defaults that a custom resource's own schema declares, in place."""
+    if isinstance(value, dict):
+        for name, part in (schema.get("properties") or {}).items():
+            if name not in value and "default" in part:
+                value[name] = copy.deepcopy(part["default"])
+            if name in value:
+                fill_from_schema(value[name], part)
+        inner = schema.get("additionalProperties")
+        for item in value.values() if isinstance(inner, dict) else ():
+            fill_from_schema(item, inner or {})
+    elif isinstance(value, list):
+        for item in value:
+            fill_from_schema(item, schema.get("items") or {})
 
 
 def _pod_spec(spec: Object) -> None:

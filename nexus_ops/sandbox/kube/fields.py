@@ -80,12 +80,12 @@ def applied_paths(flat: dict[Path, Any]) -> set[Path]:
     return {path for path, value in flat.items() if value is not CONTAINER}
 
 
-def changed_paths(old: dict[Path, Any], new: dict[Path, Any]) -> set[Path]:
+def changed_paths(old: dict[Path, Any], new: dict[Path, Any], *, built_in: bool) -> set[Path]:
     """What an update from old to new sets: every path that is new or has another value."""
     return {
         path
         for path, value in new.items()
-        if (path not in old and not (value is CONTAINER and path in ALWAYS_THERE))
+        if (path not in old and not (built_in and value is CONTAINER and path in ALWAYS_THERE))
         or (path in old and value is not CONTAINER and old[path] != value)
     }
 

@@ -44,7 +44,7 @@ def track_update(
     was = f.flatten(old, schema) if old else {}
     now_is = f.flatten(new, schema)
     relevant = _relevance(subresource)
-    changed = {path for path in f.changed_paths(was, now_is) if relevant(path)}
+    changed = {path for path in f.changed_paths(was, now_is, built_in=not resource.custom) if relevant(path)}
     gone = {path for path in was if path not in now_is}
     entries = [dict(entry) for entry in new["metadata"].get("managedFields") or ()]
     result: list[Object] = []

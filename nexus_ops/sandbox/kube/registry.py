@@ -11,7 +11,7 @@ from typing import Any
 
 from nexus_ops.sandbox.kube import ownership
 from nexus_ops.sandbox.kube.clock import timestamp
-from nexus_ops.sandbox.kube.defaults import set_defaults
+from nexus_ops.sandbox.kube.defaults import fill_from_schema, set_defaults
 from nexus_ops.sandbox.kube.errors import ApiError, Cause, invalid, stale
 from nexus_ops.sandbox.kube.patch import json_patch, merge_patch, strategic_merge
 from nexus_ops.sandbox.kube.resources import Resource
@@ -281,7 +281,9 @@ class Registry:
         if resource.status and resource.key != "namespaces" and old is None:
             obj.pop("status", None)
         if old is None or resource.key != "namespaces":
-            if not resource.custom:
+            if resource.custom:
+                fill_from_schema({k: v for k, v in obj.items() if k != "metadata"}, resource.schema or {})
+            else:
                 set_defaults(resource.key, obj)
         if resource.key == "namespaces" and old is not None:
             obj["spec"] = old["spec"]

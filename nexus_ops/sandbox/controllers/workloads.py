@@ -1,0 +1,319 @@
+"""Deployments, ReplicaSets and Jobs: from a wish to pods, as kube-controller-manager does it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import uuid
+from typing import Any
+
+from nexus_ops.sandbox.controllers.queue import Key
+from nexus_ops.sandbox.kube.clock import timestamp
+from nexus_ops.sandbox.kube.store import Event, Store
+
+Object = dict[str, Any]
+DEPLOYMENTS, REPLICA_SETS, PODS = "deployments.apps", "replicasets.apps", "pods"
+REVISION = "deployment.kubernetes.io/revision"
+
+
+def owner_key(obj: Object, kind: str) -> Key | None:
+    """Namespace and name of the controlling owner of this kind."""
+    for owner in obj["metadata"].get("ownerReferences") or ():
+        if owner["kind"] == kind and owner.get("controller"):
+            return obj["metadata"].get("namespace", ""), owner["name"]
+    return None
+
+
+def owner_reference(obj: Object) -> Object:
+    return {
+        "apiVersion": obj["apiVersion"], "kind": obj["kind"], "name": obj["metadata"]["name"],
+        "uid": obj["metadata"]["uid"], "controller": True, "blockOwnerDeletion": True,
+    }  # fmt: skip
+
+
+def is_ready(pod: Object) -> bool:
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions") or ())
+
+
+def is_leaving(obj: Object) -> bool:
+    return "deletionTimestamp" in obj["metadata"]
+
+
+def template_hash(template: Object) -> str:
+    return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def share(value: Any, total: int, *, up: bool) -> int:
+    """An absolute number of pods from `25%` or a number."""
+    if isinstance(value, str) and value.endswith("%"):
+        part = int(value[:-1]) * total / 100
+        return math.ceil(part) if up else math.floor(part)
+    return int(value)
+
+
+class DeploymentController:
+    """Keeps one ReplicaSet per template, moves replicas to the newest by the strategy, and reports."""
+
+    name = "deployment"
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def keys(self, event: Event) -> list[Key]:
+        meta = event.object["metadata"]
+        if event.key == DEPLOYMENTS and event.type != "DELETED":
+            return [(meta["namespace"], meta["name"])]
+        if event.key == REPLICA_SETS and (key := owner_key(event.object, "Deployment")):
+            return [key]
+        return []
+
+    def reconcile(self, namespace: str, name: str) -> float | None:
+        deployment = self.store.get(DEPLOYMENTS, namespace, name)
+        if is_leaving(deployment):
+            return None
+        sets = [rs for rs in self.store.list(REPLICA_SETS, namespace) if self._owns(deployment, rs)]
+        wanted = template_hash(deployment["spec"]["template"])
+        newest = next((rs for rs in sets if rs["metadata"]["labels"].get("pod-template-hash") == wanted), None)
+        older = [rs for rs in sets if rs is not newest]
+        if not deployment["spec"].get("paused"):
+            if newest is None:
+                newest = self._create(deployment, wanted, older)
+            self._scale(deployment, newest, older)
+            sets = [rs for rs in self.store.list(REPLICA_SETS, namespace) if self._owns(deployment, rs)]
+        self._report(deployment, sets, wanted)
+        return None
+
+    @staticmethod
+    def _owns(deployment: Object, rs: Object) -> bool:
+        uid = deployment["metadata"]["uid"]
+        return any(owner["uid"] == uid for owner in rs["metadata"].get("ownerReferences") or ())
+
+    def _create(self, deployment: Object, wanted: str, older: list[Object]) -> Object:
+        meta, spec = deployment["metadata"], deployment["spec"]
+        revision = 1 + max((int(rs["metadata"].get("annotations", {}).get(REVISION, 0)) for rs in older), default=0)
+        template = copy.deepcopy(spec["template"])
+        template.setdefault("metadata", {}).setdefault("labels", {})["pod-template-hash"] = wanted
+        selector = copy.deepcopy(spec["selector"])
+        selector.setdefault("matchLabels", {})["pod-template-hash"] = wanted
+        return self.store.create(
+            REPLICA_SETS,
+            {
+                "metadata": {
+                    "name": f"{meta['name']}-{wanted}",
+                    "namespace": meta["namespace"],
+                    "labels": template["metadata"]["labels"],
+                    "annotations": {REVISION: str(revision)},
+                    "ownerReferences": [owner_reference(deployment)],
+                },
+                "spec": {"replicas": 0, "selector": selector, "template": template},
+            },
+        )
+
+    def _scale(self, deployment: Object, newest: Object, older: list[Object]) -> None:
+        """Replicas of the newest up and of the older down, within maxSurge and maxUnavailable."""
+        total = deployment["spec"]["replicas"]
+        running = [rs for rs in older if rs["spec"]["replicas"]]
+        strategy = deployment["spec"]["strategy"]
+        if not running:
+            return self._set(newest, total)
+        if strategy["type"] == "Recreate":
+            for rs in running:
+                self._set(rs, 0)
+            return None
+        rolling = strategy["rollingUpdate"]
+        surge = share(rolling["maxSurge"], total, up=True)
+        unavailable = share(rolling["maxUnavailable"], total, up=False)
+        now = newest["spec"]["replicas"] + sum(rs["spec"]["replicas"] for rs in running)
+        room = total + (surge or (0 if unavailable else 1)) - now
+        self._set(newest, min(total, newest["spec"]["replicas"] + max(room, 0)))
+        available = sum(rs.get("status", {}).get("readyReplicas", 0) for rs in [newest, *running])
+        spare = available - (total - unavailable)
+        for rs in sorted(running, key=lambda rs: rs["metadata"]["creationTimestamp"]):
+            step = max(0, min(spare, rs["spec"]["replicas"]))
+            unready = rs["spec"]["replicas"] - rs.get("status", {}).get("readyReplicas", 0)
+            step = max(step, min(unready, rs["spec"]["replicas"]))
+            spare -= step
+            self._set(rs, rs["spec"]["replicas"] - step)
+        return None
+
+    def _set(self, rs: Object, replicas: int) -> None:
+        if rs["spec"]["replicas"] != replicas:
+            meta = rs["metadata"]
+            self.store.edit(
+                REPLICA_SETS, meta["namespace"], meta["name"], lambda obj: obj["spec"].update(replicas=replicas)
+            )
+
+    def _report(self, deployment: Object, sets: list[Object], wanted: str) -> None:
+        spec, old = deployment["spec"], deployment.get("status") or {}
+        counts = {
+            "replicas": sum(rs.get("status", {}).get("replicas", 0) for rs in sets),
+            "readyReplicas": sum(rs.get("status", {}).get("readyReplicas", 0) for rs in sets),
+            "availableReplicas": sum(rs.get("status", {}).get("availableReplicas", 0) for rs in sets),
+            "updatedReplicas": sum(
+                rs.get("status", {}).get("replicas", 0)
+                for rs in sets
+                if rs["metadata"]["labels"].get("pod-template-hash") == wanted
+            ),
+        }
+        missing = max(0, spec["replicas"] - counts["availableReplicas"])
+        status: Object = {"observedGeneration": deployment["metadata"]["generation"]}
+        status |= {key: value for key, value in counts.items() if value}
+        if missing:
+            status["unavailableReplicas"] = missing
+        needed = spec["replicas"] - share(
+            (spec["strategy"].get("rollingUpdate") or {}).get("maxUnavailable", 0), spec["replicas"], up=False
+        )
+        available = counts["availableReplicas"] >= needed
+        status["conditions"] = self._conditions(deployment, old, counts, available, sets)
+        if status != old:
+            revision = max((int(rs["metadata"]["annotations"].get(REVISION, 0)) for rs in sets), default=0)
+
+            def change(obj: Object) -> None:
+                obj["status"] = status
+
+            if revision and deployment["metadata"].get("annotations", {}).get(REVISION) != str(revision):
+                self.store.edit(
+                    DEPLOYMENTS, deployment["metadata"]["namespace"], deployment["metadata"]["name"],
+                    lambda obj: obj["metadata"].setdefault("annotations", {}).update({REVISION: str(revision)}),
+                )  # fmt: skip
+            self.store.edit(
+                DEPLOYMENTS, deployment["metadata"]["namespace"], deployment["metadata"]["name"], change,
+                subresource="status",
+            )  # fmt: skip
+
+    @staticmethod
+    def _conditions(
+        deployment: Object, old: Object, counts: dict[str, int], available: bool, sets: list[Object]
+    ) -> list[Object]:
+        name, total = deployment["metadata"]["name"], deployment["spec"]["replicas"]
+        done = counts["updatedReplicas"] == counts["availableReplicas"] == counts["replicas"] == total
+        failure = next(
+            (c for rs in sets for c in rs.get("status", {}).get("conditions") or () if c["type"] == "ReplicaFailure"),
+            None,
+        )
+        progress = ("True", "NewReplicaSetAvailable", f'ReplicaSet "{name}" has successfully progressed.')
+        if deployment["spec"].get("paused"):
+            progress = ("Unknown", "DeploymentPaused", "Deployment is paused")
+        elif not done:
+            progress = ("True", "ReplicaSetUpdated", f'ReplicaSet "{name}" is progressing.')
+        served = ("True", "MinimumReplicasAvailable", "Deployment has minimum availability.")
+        if not available:
+            served = ("False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.")
+        said = {"Available": served, "Progressing": progress}
+        if failure:
+            said["ReplicaFailure"] = ("True", failure["reason"], failure["message"])
+        before = {c["type"]: c for c in old.get("conditions") or ()}
+        result: list[Object] = []
+        for kind, (status, reason, message) in said.items():
+            was = before.get(kind)
+            if was and (was["status"], was["reason"]) == (status, reason):
+                result.append(was)
+            else:
+                moved = was["lastTransitionTime"] if was and was["status"] == status else timestamp()
+                result.append(
+                    {"type": kind, "status": status, "lastUpdateTime": timestamp(), "lastTransitionTime": moved,
+                     "reason": reason, "message": message}
+                )  # fmt: skip
+        return result
+
+
+class ReplicaSetController:
+    """Creates the pods that are missing and deletes those too many: first the ones that do not serve."""
+
+    name = "replicaset"
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._pods: dict[str, dict[str, None]] = {}
+        """Names of the pods by the uid of the set that owns them."""
+
+    def keys(self, event: Event) -> list[Key]:
+        meta = event.object["metadata"]
+        if event.key == REPLICA_SETS and event.type != "DELETED":
+            return [(meta["namespace"], meta["name"])]
+        if event.key == PODS and (key := owner_key(event.object, "ReplicaSet")):
+            uid = next(o["uid"] for o in meta["ownerReferences"] if o["kind"] == "ReplicaSet")
+            names = self._pods.setdefault(uid, {})
+            if event.type == "DELETED":
+                names.pop(meta["name"], None)
+            else:
+                names[meta["name"]] = None
+            return [key]
+        return []
+
+    def reconcile(self, namespace: str, name: str) -> float | None:
+        rs = self.store.get(REPLICA_SETS, namespace, name)
+        if is_leaving(rs):
+            return None
+        names = self._pods.get(rs["metadata"]["uid"], {})
+        pods = [pod for pod in (self.store.find(PODS, namespace, pod) for pod in names) if pod is not None]
+        staying = [pod for pod in pods if not is_leaving(pod)]
+        wanted = rs["spec"]["replicas"]
+        for pod in sorted(staying, key=_worth)[: max(0, len(staying) - wanted)]:
+            self.store.delete(PODS, namespace, pod["metadata"]["name"])
+        failure = None
+        for _ in range(wanted - len(staying)):
+            if failure := self._over_quota(namespace):
+                break
+            self._create(rs)
+        self._report(rs, failure)
+        return 5.0 if failure else None
+
+    def _create(self, rs: Object) -> None:
+        template = rs["spec"]["template"]
+        meta = copy.deepcopy(template.get("metadata") or {})
+        meta |= {
+            "name": f"{rs['metadata']['name']}-{uuid.uuid4().hex[:5]}",
+            "generateName": rs["metadata"]["name"] + "-",
+            "namespace": rs["metadata"]["namespace"],
+            "ownerReferences": [owner_reference(rs)],
+        }
+        spec = copy.deepcopy(template["spec"])
+        spec.setdefault("serviceAccountName", "default")
+        self.store.create(
+            PODS, {"metadata": meta, "spec": spec, "status": {"phase": "Pending", "qosClass": "Burstable"}}
+        )
+
+    def _over_quota(self, namespace: str) -> Object | None:
+        """What a ResourceQuota says against another pod (counts of pods only)."""
+        for quota in self.store.list("resourcequotas", namespace):
+            limit = (quota["spec"].get("hard") or {}).get("pods")
+            if limit is not None and len(self.store.list(PODS, namespace)) >= int(limit):
+                name = quota["metadata"]["name"]
+                return {
+                    "type": "ReplicaFailure", "status": "True", "reason": "FailedCreate",
+                    "lastTransitionTime": timestamp(),
+                    "message": f"pods is forbidden: exceeded quota: {name}, requested: pods=1, used: pods={limit}, limited: pods={limit}",
+                }  # fmt: skip
+        return None
+
+    def _report(self, rs: Object, failure: Object | None) -> None:
+        names = self._pods.get(rs["metadata"]["uid"], {})
+        namespace = rs["metadata"]["namespace"]
+        pods = [
+            pod for pod in (self.store.find(PODS, namespace, name) for name in names) if pod and not is_leaving(pod)
+        ]
+        ready = sum(is_ready(pod) for pod in pods)
+        status: Object = {"replicas": len(pods), "observedGeneration": rs["metadata"]["generation"]}
+        if pods:
+            status["fullyLabeledReplicas"] = len(pods)
+        if ready:
+            status |= {"readyReplicas": ready, "availableReplicas": ready}
+        if failure:
+            status["conditions"] = [failure]
+        if status != rs.get("status"):
+            self.store.edit(
+                REPLICA_SETS,
+                namespace,
+                rs["metadata"]["name"],
+                lambda obj: obj.update(status=status),
+                subresource="status",
+            )
+
+
+def _worth(pod: Object) -> tuple[bool, bool, str]:
+    """Rank of a pod among those that could go: unscheduled, then not ready, then the youngest."""
+    young = pod["metadata"]["creationTimestamp"]
+    return bool(pod["spec"].get("nodeName")), is_ready(pod), "".join(chr(255 - ord(c)) for c in young)
