@@ -41,6 +41,4 @@ def read_yaml(path: Path) -> Any:
         raise DocumentError("the file does not exist.", target=str(path)) from None
     except yaml.MarkedYAMLError as error:
         line = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
-        raise DocumentError(
-            f"{error.problem}{line}.", target=path.name, todo="Each key once, valid YAML."
-        ) from None
+        raise DocumentError(f"{error.problem}{line}.", target=path.name, todo="Each key once, valid YAML.") from None

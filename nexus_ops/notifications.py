@@ -73,6 +73,4 @@ class Notifier:
             with self.journal.open("a") as file:
                 file.write(line)
         except OSError as error:
-            logger.error(
-                "The notification %r was not written to %s: %s.", title, self.journal, error.strerror
-            )
+            logger.error("The notification %r was not written to %s: %s.", title, self.journal, error.strerror)

@@ -37,12 +37,8 @@ class NexusResource(dg.ConfigurableResource[None]):
     """What every asset, job and sensor needs: topology, store, releases, and what a rollout needs."""
 
     store_url: str = Field(default="", description="Object store; empty: $NEXUS_STORE, else a local folder.")
-    topology_path: str = Field(
-        default="", description="Topology; empty: $NEXUS_TOPOLOGY, else topology.yaml."
-    )
-    images_path: str = Field(
-        default="", description="Image catalogue; empty: $NEXUS_IMAGES, else images.yaml."
-    )
+    topology_path: str = Field(default="", description="Topology; empty: $NEXUS_TOPOLOGY, else topology.yaml.")
+    images_path: str = Field(default="", description="Image catalogue; empty: $NEXUS_IMAGES, else images.yaml.")
 
     def topology(self) -> Topology:
         """The topology as it stands in its file now."""

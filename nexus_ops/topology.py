@@ -265,19 +265,13 @@ class Topology(Declaration):
             primaries = [cluster.name for cluster in of if cluster.role == "primary"]
             if len(primaries) > 1:
                 names = ", ".join(primaries)
-                raise ValueError(
-                    f"clusters: {environment} has {len(primaries)} primaries ({names}); allowed: one"
-                )
+                raise ValueError(f"clusters: {environment} has {len(primaries)} primaries ({names}); allowed: one")
             if not primaries:
-                raise ValueError(
-                    f"clusters: {environment} has no primary; allowed: one, and standbys only beside it"
-                )
+                raise ValueError(f"clusters: {environment} has no primary; allowed: one, and standbys only beside it")
         contexts = Counter(cluster.context for cluster in self.enabled_clusters)
         for context, uses in contexts.items():
             if uses > 1:
-                raise ValueError(
-                    f"clusters: context {context!r} is used {uses} times; allowed: one cluster each"
-                )
+                raise ValueError(f"clusters: context {context!r} is used {uses} times; allowed: one cluster each")
         return self
 
     @model_validator(mode="after")
@@ -286,9 +280,7 @@ class Topology(Declaration):
             _must_be_one_of(f"components.{name}.node_group", component.node_group, self.node_groups)
         edges = [component.name for component in self.components.values() if component.edge]
         if len(edges) != 1:
-            raise ValueError(
-                f"components: edge is true for {', '.join(edges) or 'none'}; allowed: exactly one"
-            )
+            raise ValueError(f"components: edge is true for {', '.join(edges) or 'none'}; allowed: exactly one")
         if len(set(self.add_ons)) != len(self.add_ons):
             twice = sorted(name for name, uses in Counter(self.add_ons).items() if uses > 1)
             raise ValueError(f"add_ons: {', '.join(twice)} is listed twice; allowed: once")

@@ -1,0 +1,106 @@
+"""Which image a version of a component is: the catalogue's protocol, and the one that reads a file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nexus_ops.documents import read_yaml
+from nexus_ops.errors import PermanentError, UnknownName
+
+DIGEST = re.compile(r"^sha256:[0-9a-f]{64}$")
+
+
+class CatalogueError(PermanentError):
+    """The catalogue's file is not what it should be."""
+
+
+@dataclass(frozen=True)
+class Database:
+    """The database schema that a version writes, and the ones that it can work with."""
+
+    schema: int
+    compatible_with: tuple[int, ...]
+
+    def can_go_back_to(self, other: Database) -> bool:
+        """Whether `other` can work with what this version has written."""
+        return self.schema in other.compatible_with
+
+
+@dataclass(frozen=True)
+class VersionImages:
+    """The images of one version: `registry/component:version@sha256:…` by component."""
+
+    version: str
+    images: Mapping[str, str]
+    database: Database
+
+
+class ImageCatalogue(Protocol):
+    """What a registry can tell."""
+
+    def versions(self) -> list[str]:
+        """Known versions, oldest first."""
+        ...
+
+    def images(self, version: str) -> VersionImages:
+        """The images of a version, or `UnknownName` with the known ones."""
+        ...
+
+
+class _Version(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    database: dict[str, int | list[int]]
+    images: dict[str, str]
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    registry: str
+    versions: dict[str, _Version]
+
+
+class FileCatalogue:
+    """A catalogue in a YAML file (images.yaml)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def versions(self) -> list[str]:
+        return sorted(self._read().versions, key=_order)
+
+    def images(self, version: str) -> VersionImages:
+        document = self._read()
+        if version not in document.versions:
+            raise UnknownName("version", version, list(document.versions), target=self.path.name)
+        entry = document.versions[version]
+        for component, digest in entry.images.items():
+            if not DIGEST.match(digest):
+                where = f"versions.{version}.images.{component}"
+                raise CatalogueError(
+                    f"{where}: {digest!r} is no digest; allowed: sha256: and 64 digits.", target=self.path.name
+                )
+        images = {name: f"{document.registry}/{name}:{version}@{digest}" for name, digest in entry.images.items()}
+        schema, compatible = entry.database.get("schema", 0), entry.database.get("compatible_with", [])
+        if not isinstance(schema, int) or not isinstance(compatible, list):
+            raise CatalogueError(
+                f"versions.{version}.database: schema is a number, compatible_with a list.", target=self.path.name
+            )
+        return VersionImages(version, images, Database(schema, tuple(compatible)))
+
+    def _read(self) -> _File:
+        try:
+            return _File.model_validate(read_yaml(self.path))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise CatalogueError(f"{where}: {first['msg']}.", target=self.path.name) from None
+
+
+def _order(version: str) -> tuple[list[int], str]:
+    return [int(number) for number in re.findall(r"\d+", version)], version
