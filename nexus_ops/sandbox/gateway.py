@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from nexus_ops.sandbox.executables import executable
+from nexus_ops.sandbox.executables import die_with_parent, executable
 from nexus_ops.sandbox.kube.clock import timestamp
 from nexus_ops.sandbox.kube.errors import ApiError
 from nexus_ops.sandbox.kube.store import Event, Store
@@ -109,7 +109,7 @@ class Gateway:
         with (self.folder / "envoy.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 executable("envoy"), "-c", str(config), "--concurrency", "1", "--log-level", "warning", "--disable-hot-restart",
-                stdout=log, stderr=log,
+                stdout=log, stderr=log, preexec_fn=die_with_parent,
             )  # fmt: skip
         self._task = asyncio.get_running_loop().create_task(self._follow())
 

@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 import yaml
 
-from nexus_ops.sandbox.executables import executable
+from nexus_ops.sandbox.executables import die_with_parent, executable
 from nexus_ops.sandbox.kube.errors import ApiError
 from nexus_ops.sandbox.kube.store import Event, Store
 
@@ -138,6 +138,7 @@ class Prometheus:
                 "--log.level=warn",
                 stdout=log,
                 stderr=log,
+                preexec_fn=die_with_parent,
                 env={**os.environ, "GOMAXPROCS": "1", "GOGC": "50"},
             )
         self._task = asyncio.get_running_loop().create_task(self._follow())

@@ -91,6 +91,8 @@ class Api:
             return response
         except ApiError as error:
             return answer(error.body(), error.code, headers=error.headers)
+        except ConnectionResetError:
+            raise asyncio.CancelledError from None  # a watcher has gone, as they do
         except ConnectionAbortedError:
             if request.transport is not None:
                 request.transport.abort()

@@ -48,7 +48,7 @@ def _restarts(pod: Object) -> str:
 
 
 def _ports(service: Object) -> str:
-    return ",".join(f"{p['port']}/{p['protocol']}" for p in service["spec"].get("ports") or ()) or "<none>"
+    return ",".join(f"{p['port']}/{p.get('protocol', 'TCP')}" for p in service["spec"].get("ports") or ()) or "<none>"
 
 
 def _count(path: str) -> Callable[[Object], int]:

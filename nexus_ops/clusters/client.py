@@ -1,0 +1,290 @@
+"""A Kubernetes API client over plain objects: get, list, apply, replace, delete, proxy, watch.
+
+Kubeconfig, certificates and credential plug-ins are lightkube's. What is busy (429, 5xx, a lost connection) is tried
+again with growing pauses until a deadline; what is refused is raised with the server's own answer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from lightkube.config.client_adapter import Client as adapted
+from lightkube.config.client_adapter import ConnectionParams
+from lightkube.config.kubeconfig import KubeConfig
+from lightkube.core.exceptions import ConfigError
+
+from nexus_ops.clusters.errors import ClusterUnreachable, Conflict, FieldConflict, MissingContext, Refused
+from nexus_ops.topology import Cluster
+
+Object = dict[str, Any]
+BUSY = (429, 500, 502, 503, 504)
+USER_AGENT = "nexus-ops"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of object by API version."""
+
+    api_version: str
+    kind: str
+
+    @classmethod
+    def of(cls, obj: Object) -> Kind:
+        return cls(obj["apiVersion"], obj["kind"])
+
+
+CONFIG_MAP = Kind("v1", "ConfigMap")
+SERVICE = Kind("v1", "Service")
+POD = Kind("v1", "Pod")
+NAMESPACE = Kind("v1", "Namespace")
+DEPLOYMENT = Kind("apps/v1", "Deployment")
+AUTOSCALER = Kind("autoscaling/v2", "HorizontalPodAutoscaler")
+LEASE = Kind("coordination.k8s.io/v1", "Lease")
+HTTP_ROUTE = Kind("gateway.networking.k8s.io/v1", "HTTPRoute")
+GATEWAY = Kind("gateway.networking.k8s.io/v1", "Gateway")
+
+
+class ClusterClient:
+    """One cluster's API. Safe to use from several threads."""
+
+    def __init__(
+        self, http: Any, name: str, *, patience: float = 20.0, pause: Callable[[float], None] = time.sleep
+    ) -> None:
+        """`patience`: seconds for which a busy server is tried again; `pause` waits between tries."""
+        self.name = name
+        self._http = http
+        self._patience = patience
+        self._pause = pause
+        self._resources: dict[Kind, tuple[str, bool]] = {}
+
+    @classmethod
+    def connect(cls, cluster: Cluster, *, kubeconfig: Path | None = None, patience: float = 20.0) -> ClusterClient:
+        """A client by the cluster's kube context ($KUBECONFIG, else ~/.kube/config). Does not talk yet."""
+        path = kubeconfig or Path(os.environ.get("KUBECONFIG") or "~/.kube/config").expanduser()
+        try:
+            config = KubeConfig.from_file(path)
+        except ConfigError:
+            raise MissingContext(
+                "there is no kubeconfig.",
+                target=str(path),
+                todo="Set KUBECONFIG to it, or start the sandbox: make demo.",
+            ) from None
+        known = sorted(config.contexts)
+        if cluster.context is None or cluster.context not in config.contexts:
+            raise MissingContext(
+                f"cluster {cluster.name} needs the kube context {cluster.context!r}.",
+                target=str(path),
+                todo=f"Contexts there: {', '.join(known) or 'none'}.",
+            )
+        single = config.get(cluster.context)
+        parameters = ConnectionParams(timeout=httpx2.Timeout(10, read=30))
+        http: Any = adapted(single, parameters)  # pyright: ignore[reportArgumentType]
+        http.headers["User-Agent"] = USER_AGENT
+        return cls(http, cluster.name, patience=patience)
+
+    def close(self) -> None:
+        self._http.close()
+
+    # ------------------------------------------------------------------ reading
+
+    def version(self) -> str:
+        """The server's version."""
+        return self.request("GET", "/version").json()["gitVersion"]
+
+    def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
+        """An object, or None when there is none. A failed read is an error, never None."""
+        try:
+            return self.request("GET", self.path(kind, namespace, name)).json()
+        except Refused as error:
+            if error.status.get("reason") == "NotFound" or error.status.get("code") == 404:
+                return None
+            raise
+
+    def list(self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None) -> list[Object]:
+        """All objects of a kind, every page of them."""
+        query: dict[str, str] = {"limit": "500"}
+        if labels:
+            query["labelSelector"] = ",".join(f"{key}={value}" for key, value in labels.items())
+        found: list[Object] = []
+        while True:
+            page = self.request("GET", self.path(kind, namespace), query=query).json()
+            found += [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in page["items"]]
+            if not (token := page["metadata"].get("continue")):
+                return found
+            query["continue"] = token
+
+    def serves(self, kind: Kind) -> bool:
+        """Whether the cluster knows a kind at all."""
+        try:
+            self._resource(kind)
+        except Refused:
+            return False
+        return True
+
+    def watch(
+        self, kind: Kind, namespace: str, *, seconds: float, labels: Mapping[str, str] | None = None
+    ) -> Iterator[Object | None]:
+        """Objects as they change, beginning with what is there; None at a quiet moment. Ends after `seconds`.
+
+        A dropped watch is taken up again; when its history is gone (410) it begins anew with what is there.
+        """
+        deadline, version = time.monotonic() + seconds, ""
+        query: dict[str, str] = {"watch": "1", "allowWatchBookmarks": "true"}
+        if labels:
+            query["labelSelector"] = ",".join(f"{key}={value}" for key, value in labels.items())
+        while (left := deadline - time.monotonic()) > 0:
+            params = {
+                **query,
+                "timeoutSeconds": str(max(1, int(left))),
+                **({"resourceVersion": version} if version else {}),
+            }
+            try:
+                with self._http.stream(
+                    "GET", self.path(kind, namespace), params=params, timeout=httpx2.Timeout(10, read=left + 1)
+                ) as answer:
+                    if answer.status_code != 200:
+                        answer.read()
+                        raise self._refusal(f"{kind.kind} in {namespace}", answer)
+                    for line in answer.iter_lines():
+                        event = json.loads(line)
+                        if event["type"] == "ERROR":
+                            version = ""
+                            break
+                        version = event["object"]["metadata"]["resourceVersion"]
+                        yield event["object"] if event["type"] != "BOOKMARK" else None
+                        if time.monotonic() > deadline:
+                            return
+            except (httpx2.TransportError, json.JSONDecodeError):
+                yield None
+                self._pause(0.2)
+
+    def proxy(
+        self, path: str, *, method: str = "GET", query: Mapping[str, Any] | None = None, body: Any = None
+    ) -> httpx2.Response:
+        """What a Service or Pod answers through the API server; its errors are answers too, not exceptions.
+
+        `path`: `namespaces/<ns>/services/http:<name>:<port>/proxy/<path>`, or the same of pods.
+        """
+        try:
+            return self._http.request(method, f"/api/v1/{path}", params=dict(query or {}), json=body)
+        except httpx2.TransportError as error:
+            raise ClusterUnreachable(
+                f"the API server's proxy did not answer: {type(error).__name__}.", target=self.name
+            ) from None
+
+    # ------------------------------------------------------------------ writing (only clusters.fence calls these)
+
+    def apply(self, obj: Object, *, manager: str, force: bool = False, dry_run: bool = False) -> Object:
+        """Server-side apply. A field owned by another manager is a `FieldConflict`, unless forced."""
+        meta = obj["metadata"]
+        query = {"fieldManager": manager, "force": str(force).lower(), "fieldValidation": "Strict"}
+        if dry_run:
+            query["dryRun"] = "All"
+        path = self.path(Kind.of(obj), meta.get("namespace"), meta["name"])
+        return self.request("PATCH", path, query=query, body=obj, media="application/apply-patch+yaml").json()
+
+    def create(self, obj: Object, *, manager: str) -> Object:
+        """POST; `Conflict` when it is there."""
+        path = self.path(Kind.of(obj), obj["metadata"].get("namespace"))
+        return self.request("POST", path, query={"fieldManager": manager}, body=obj).json()
+
+    def replace(self, obj: Object, *, manager: str) -> Object:
+        """PUT of an object with the resourceVersion that was read; `Conflict` when it is old."""
+        meta = obj["metadata"]
+        path = self.path(Kind.of(obj), meta.get("namespace"), meta["name"])
+        return self.request("PUT", path, query={"fieldManager": manager}, body=obj).json()
+
+    def delete(self, kind: Kind, name: str, namespace: str | None, *, version: str | None = None) -> None:
+        """Delete in the background; gone already is success. `version` is the resourceVersion it must have."""
+        body: Object = {"propagationPolicy": "Background"}
+        if version:
+            body["preconditions"] = {"resourceVersion": version}
+        try:
+            self.request("DELETE", self.path(kind, namespace, name), body=body)
+        except Refused as error:
+            if error.status.get("code") != 404:
+                raise
+
+    # ------------------------------------------------------------------ the wire
+
+    def path(self, kind: Kind, namespace: str | None = None, name: str | None = None) -> str:
+        """The URL path of a kind's collection or object."""
+        plural, namespaced = self._resource(kind)
+        root = "/api/v1" if kind.api_version == "v1" else f"/apis/{kind.api_version}"
+        space = f"/namespaces/{namespace}" if namespaced and namespace else ""
+        return f"{root}{space}/{plural}" + (f"/{name}" if name else "")
+
+    def _resource(self, kind: Kind) -> tuple[str, bool]:
+        """Plural name and whether namespaced, from discovery (asked once per group version)."""
+        if kind not in self._resources:
+            root = "/api/v1" if kind.api_version == "v1" else f"/apis/{kind.api_version}"
+            for entry in self.request("GET", root).json()["resources"]:
+                if "/" not in entry["name"]:
+                    self._resources[Kind(kind.api_version, entry["kind"])] = entry["name"], entry["namespaced"]
+        if kind not in self._resources:
+            status = {
+                "reason": "NotFound",
+                "code": 404,
+                "message": f"the cluster knows no {kind.api_version} {kind.kind}",
+            }
+            raise Refused(self.name, status)
+        return self._resources[kind]
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        media: str = "application/json",
+    ) -> httpx2.Response:
+        """One request, tried again while the server is busy; errors by type."""
+        content = json.dumps(body).encode() if body is not None else None
+        headers = {"Content-Type": media} if content else {}
+        deadline, wait = time.monotonic() + self._patience, 0.1
+        while True:
+            problem = ""
+            try:
+                answer = self._http.request(method, path, params=dict(query or {}), content=content, headers=headers)
+                if answer.status_code < 400:
+                    return answer
+                if answer.status_code not in BUSY:
+                    raise self._refusal(path.rsplit("/", 1)[-1], answer)
+                problem = f"it answers {answer.status_code}"
+                if after := answer.headers.get("Retry-After"):
+                    wait = max(wait, float(after)) if after.isdigit() else wait
+                if answer.status_code == 500 and "typed patch" in answer.text:
+                    raise self._refusal(path.rsplit("/", 1)[-1], answer)
+            except httpx2.TransportError as error:
+                problem = type(error).__name__
+            if time.monotonic() + wait > deadline:
+                raise ClusterUnreachable(
+                    f"the API server did not serve {method} {path} in {self._patience:.0f} s: {problem}.",
+                    target=self.name,
+                    todo="Check that the cluster is up and that its kube context leads to it.",
+                )
+            self._pause(wait * random.uniform(0.8, 1.2))
+            wait = min(wait * 2, 3.0)
+
+    def _refusal(self, target: str, answer: Any) -> Exception:
+        try:
+            status: Object = answer.json()
+        except ValueError:
+            status = {"code": answer.status_code, "message": answer.text[:300]}
+        status.setdefault("code", answer.status_code)
+        where = f"{self.name}/{target}"
+        causes = (status.get("details") or {}).get("causes") or []
+        if answer.status_code == 409 and any(cause.get("reason") == "FieldManagerConflict" for cause in causes):
+            return FieldConflict(where, causes)
+        if answer.status_code == 409:
+            return Conflict(f"{status.get('message', 'changed meanwhile')}.", target=where)
+        return Refused(where, status)
