@@ -1,0 +1,349 @@
+"""Carrying a rollout out: observe, decide, act, write the record; again, until it has to wait.
+
+A run advances as far as it can go and ends; the rollout's sensor starts the next one. Every step is idempotent, and the
+record is written after it, so that a driver may be killed or frozen at any line: the next one takes the lease, stamps its
+fence first, and comes by `decide` to the same step.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from nexus_ops.clusters.apply import ApplySet, apply_rendering
+from nexus_ops.clusters.errors import NotReady
+from nexus_ops.clusters.fence import Fenced
+from nexus_ops.clusters.lease import acquire
+from nexus_ops.clusters.readiness import wait_ready
+from nexus_ops.errors import PermanentError
+from nexus_ops.rollouts.context import RolloutContext
+from nexus_ops.rollouts.machine import Decision, decide
+from nexus_ops.rollouts.monitor import platform_values
+from nexus_ops.rollouts.observe import observe, observe_pods
+from nexus_ops.rollouts.plan import read_ledger
+from nexus_ops.rollouts.prerequisites import check_prerequisites
+from nexus_ops.rollouts.record import NAME, Ledger, Record
+from nexus_ops.rollouts.routers import TrafficRouter, router_of
+from nexus_ops.rollouts.smoke import ask, extra_requests
+from nexus_ops.rollouts.strategy import StageName
+from nexus_ops.topology import project_folder
+
+LEASE = "rollout"
+LOOK_AGAIN = 0.3
+"""Seconds between looks at what is expected in a moment (a route, pods that leave)."""
+
+
+@dataclass(frozen=True)
+class Advance:
+    """Where a rollout stands when a driver is done with it."""
+
+    state: Literal["waiting", "done", "rolled-back", "stage-done", "nothing"]
+    record: Record | None
+    why: str
+    until: datetime | None = None
+
+
+class Failed(PermanentError):
+    """A step that will not succeed by itself: the rollout goes back."""
+
+
+class Driver:
+    """Advances the rollout of one cluster under a lease."""
+
+    def __init__(self, context: RolloutContext, fenced: Fenced, router: TrafficRouter, patience: timedelta) -> None:
+        self.context = context
+        self.fenced = fenced
+        self.router = router
+        self.patience = patience
+        self.deadline = context.clock() + patience
+
+    def run(self, until_stage: StageName | None) -> Advance:
+        """Advance until a stage is over, or as far as can be gone without waiting long."""
+        self._stamp()
+        while True:
+            ledger = read_ledger(self.context)
+            record = ledger.record
+            if record is None:
+                return Advance("nothing", None, "no rollout has begun")
+            if record.finished:
+                return Advance(
+                    "done" if record.phase == "done" else "rolled-back", record, record.reason or record.said
+                )
+            if until_stage and record.phase == "running" and record.ended(until_stage):
+                return Advance("stage-done", record, f"{until_stage} is done")
+            works = self.context.works(record.candidate.release)
+            decision = decide(ledger, works, observe(self.context, record, self.router), self.context.clock())
+            if waiting := self._act(ledger, record, decision):
+                return waiting
+
+    def _act(self, ledger: Ledger, record: Record, decision: Decision) -> Advance | None:
+        """Carry one decision out; an answer when the driver has to stop here."""
+        if decision.why != record.said:
+            self.context.report(f"[{record.stage.name if record.stage else record.phase}] {decision.why}")
+            record = self._write(lambda current: replace(current, said=decision.why))
+        if decision.step in ("wait", "approve"):
+            return self._wait(record, decision)
+        try:
+            return self._STEPS[decision.step](self, record, decision)
+        except (Failed, NotReady) as error:
+            if record.phase == "rolling-back":
+                return Advance("waiting", record, f"the way back is blocked: {error}")
+            self._roll_back(record, Decision("roll-back", str(error)))
+            return None
+
+    # ------------------------------------------------------------------ steps
+
+    def _validate(self, record: Record, decision: Decision) -> None:
+        del decision
+        context = self.context
+        checks = check_prerequisites(context, context.release(record.candidate.release))
+        for check in checks:
+            context.report(f"  {'ok  ' if not check.problem else 'FAIL'} {check.name} {check.problem}".rstrip())
+        if problems := [check.problem for check in checks if check.problem]:
+            raise Failed(f"prerequisites are missing: {' '.join(problems)}", target=context.cluster.name)
+        sizes = self._sizes(record)
+        baseline = platform_values(context)
+        self._write(lambda current: replace(current, replicas=sizes, baseline=baseline))
+
+    def _sizes(self, record: Record) -> dict[str, int]:
+        """Pods of each component: as many as the stable colour is seen to have, at least what is declared."""
+        components = self.context.release(record.candidate.release).components
+        pods = observe_pods(self.context)
+        seen = {
+            name: pods[name, record.stable.colour].wanted
+            if record.stable and (name, record.stable.colour) in pods
+            else 0
+            for name in components
+        }
+        return {name: max(seen[name], int(component["replicas"])) for name, component in components.items()}
+
+    def _apply(self, record: Record, decision: Decision) -> None:
+        del decision
+        context, cluster = self.context, self.context.cluster
+        shared = context.rendering(record.candidate.release, "shared")
+        own = context.rendering(record.candidate.release, record.candidate.colour)
+        works = context.works(record.candidate.release)
+        first = {
+            f"{name}-{record.candidate.colour}": number if works[name] == "request" else 0
+            for name, number in record.replicas.items()
+        }
+        for part, rendering, replicas in (("shared", shared, {}), (record.candidate.colour, own, first)):
+            applyset = ApplySet(f"applyset-{part}", cluster.ops_namespace)
+            result = apply_rendering(self.fenced, rendering.objects, applyset, replicas=replicas)
+            context.report(
+                f"  {part}: {len(result.changed)} changed, {len(result.unchanged)} as they were, {len(result.pruned)} pruned"
+            )
+            for name in result.kept_back:
+                context.report(f"  {part}: {name} left the release but holds data: not deleted")
+        self.router.set_weight(self.fenced, shared, record.candidate.colour, record.weight)
+        self._pin_floors(record)
+        self._write(lambda current: replace(current, applied=True))
+
+    def _pin_floors(self, record: Record) -> None:
+        """While the rollout lasts, no autoscaler takes away what it counts on."""
+        for copy in (record.candidate, *((record.stable,) if record.stable else ())):
+            for name, number in record.replicas.items():
+                self.fenced.pin_floor(f"{name}-{copy.colour}", self.context.cluster.namespace, number)
+
+    def _free_floors(self, record: Record) -> None:
+        """The autoscalers' own lower bounds again, as the releases say."""
+        for copy in (record.candidate, *((record.stable,) if record.stable else ())):
+            if not record.applied and copy is record.candidate:
+                continue
+            for scaler in self.context.rendering(copy.release, copy.colour).of_kind("HorizontalPodAutoscaler"):
+                name = scaler["metadata"]["name"]
+                self.fenced.pin_floor(name, self.context.cluster.namespace, scaler["spec"]["minReplicas"])
+
+    def _scale(self, record: Record, decision: Decision) -> None:
+        del record
+        for name, number in decision.targets.items():
+            self.context.report(f"  {name} ({decision.colour}): {number} pods")
+            self.fenced.scale(f"{name}-{decision.colour}", self.context.cluster.namespace, number)
+
+    def _wait_ready(self, record: Record, decision: Decision) -> Advance | None:
+        namespace = self.context.cluster.namespace
+        wanted = {f"{name}-{decision.colour}": number for name, number in decision.targets.items()}
+        late = wait_ready(self.context.client, namespace, wanted, seconds=self._left())
+        if not late:
+            return None
+        stage = record.stage
+        began = datetime.fromisoformat(stage.started) if stage and stage.started else self.context.clock()
+        if (self.context.clock() - began).total_seconds() > record.settings.ready_seconds and record.phase == "running":
+            raise Failed(f"not ready after {record.settings.ready_seconds} s: {late}", target=self.context.cluster.name)
+        return Advance("waiting", record, "; ".join(f"{name}: {why}" for name, why in late.items()))
+
+    def _wait_gone(self, record: Record, decision: Decision) -> Advance | None:
+        """Wait for exclusive work to drain. Too long is told, and goes on waiting: it is never forced."""
+        colour = decision.colour or record.candidate.colour
+
+        def gone() -> bool:
+            pods = observe_pods(self.context)
+            return not any(
+                name in decision.targets and own == colour and seen.there for (name, own), seen in pods.items()
+            )
+
+        if self._look_until(gone):
+            return None
+        self.context.notify(
+            f"{self.context.cluster.name}: exclusive work still drains",
+            f"{', '.join(decision.targets)} in {colour} have not finished yet. The rollout holds; it never forces them. "
+            "Look at their pods; abort to send traffic back.",
+        )
+        return Advance("waiting", record, decision.why)
+
+    def _smoke(self, record: Record, decision: Decision) -> None:
+        components = list(decision.targets)
+        requests = extra_requests(project_folder() / "smoke.yaml")
+        results = ask(self.context, record.candidate, components, requests)
+        for result in results:
+            if not result.passed:
+                self.context.report(f"  FAIL {result.component} {result.question}: {result.answer}")
+        if bad := [f"{r.component} {r.question}: {r.answer}" for r in results if not r.passed]:
+            raise Failed(f"smoke tests failed: {'; '.join(bad[:5])}.", target=self.context.cluster.name)
+        self.context.report(
+            f"  {len(results)} questions to {len(components)} components, all answered as they should be"
+        )
+        self._write(lambda current: replace(current, verified=tuple(sorted({*current.verified, *components}))))
+
+    def _weight(self, record: Record, decision: Decision) -> None:
+        weight = decision.weight or 0
+        serving = (
+            record.stable.release if record.stable and record.phase == "rolling-back" else record.candidate.release
+        )
+        shared = self.context.rendering(serving, "shared")
+        self.router.set_weight(self.fenced, shared, record.candidate.colour, weight)
+        self._write(lambda current: replace(current, weight=weight, observed=None))
+
+    def _observe_weight(self, record: Record, decision: Decision) -> Advance | None:
+        if self._look_until(lambda: self.router.observed_weight(record.candidate.colour) == decision.weight, most=30.0):
+            self._write(lambda current: replace(current, observed=decision.weight))
+            return None
+        return Advance("waiting", record, decision.why)
+
+    def _monitor(self, record: Record, decision: Decision) -> None:
+        now = self.context.clock()
+        if decision.stage == "monitor-health":
+            until = now + timedelta(seconds=record.settings.monitor_seconds)
+            self._write(lambda current: replace(current, monitor_until=until.isoformat()))
+        else:
+            until = now + timedelta(seconds=record.settings.hold_seconds)
+            self._write(lambda current: replace(current, hold_until=until.isoformat()))
+
+    def _end_stage(self, record: Record, decision: Decision) -> None:
+        if decision.stage is None:
+            return
+        name, now = decision.stage, self.context.clock().isoformat()
+
+        def change(current: Record) -> Record:
+            changed = current.with_stage(name, ended=now, note=record.said)
+            following = changed.stage
+            return changed.with_stage(following.name, started=now) if following else changed
+
+        self.context.report(f"[{name}] done")
+        self._write(change)
+
+    def _roll_back(self, record: Record, decision: Decision) -> None:
+        self.context.report(f"ROLLING BACK: {decision.why}")
+        self._write(lambda current: replace(current, phase="rolling-back", reason=decision.why))
+        self.context.notify(
+            f"{self.context.cluster.name}: {record.candidate.version} is rolled back",
+            f"{decision.why}. {'Traffic returns to ' + record.stable.version if record.stable else 'Nothing served before'}.",
+        )
+
+    def _complete(self, record: Record, decision: Decision) -> None:
+        self._free_floors(record)
+        self._write(lambda current: replace(current, phase="done", said=decision.why))
+        self._archive()
+
+    def _rolled_back(self, record: Record, decision: Decision) -> None:
+        self._free_floors(record)
+        self._write(lambda current: replace(current, phase="rolled-back", said=decision.why))
+        self._archive()
+
+    _STEPS: dict[str, Callable[[Any, Record, Decision], Advance | None]] = {
+        "validate": _validate,
+        "apply": _apply,
+        "scale": _scale,
+        "wait-ready": _wait_ready,
+        "wait-gone": _wait_gone,
+        "smoke": _smoke,
+        "weight": _weight,
+        "observe-weight": _observe_weight,
+        "monitor": _monitor,
+        "end-stage": _end_stage,
+        "roll-back": _roll_back,
+        "complete": _complete,
+        "rolled-back": _rolled_back,
+    }
+
+    # ------------------------------------------------------------------ inside
+
+    def _wait(self, record: Record, decision: Decision) -> Advance | None:
+        """Stay for what comes soon; leave the rest to the sensor. The record is looked at meanwhile: abort wins."""
+        now = self.context.clock()
+        if decision.step == "wait" and decision.until and decision.until <= self.deadline:
+            left = (decision.until - now).total_seconds()
+            self._look_until(lambda: read_ledger(self.context).abort is not None, most=min(max(left, 0.0), 2.0))
+            return None
+        return Advance("waiting", record, decision.why, decision.until)
+
+    def _left(self) -> float:
+        return max(0.0, (self.deadline - self.context.clock()).total_seconds())
+
+    def _look_until(self, seen: Callable[[], bool], most: float | None = None) -> bool:
+        """Look again and again until something is seen; False when it was not in time, or was aborted."""
+        import time
+
+        end = time.monotonic() + min(self._left(), most if most is not None else self._left())
+        while not seen():
+            if time.monotonic() >= end:
+                return False
+            time.sleep(LOOK_AGAIN)
+        return True
+
+    def _write(self, change: Callable[[Record], Record]) -> Record:
+        """Compare-and-swap of the record."""
+        written: list[Record] = []
+
+        def swap(data: dict[str, str]) -> dict[str, str]:
+            record = replace(change(Record.from_json(data["record"])), updated=self.context.clock().isoformat())
+            written.append(record)
+            return {**data, "record": record.to_json()}
+
+        self.fenced.write_config_map(NAME, self.context.cluster.ops_namespace, swap)
+        return written[-1]
+
+    def _stamp(self) -> None:
+        """Put our fence on the record and on what is routed, before anything else: an older driver stops there."""
+        ledger = read_ledger(self.context)
+        record = ledger.record
+        if record is None or record.finished:
+            return
+        self._write(lambda current: current)
+        if record.applied:
+            serving = (
+                record.stable.release if record.stable and record.phase == "rolling-back" else record.candidate.release
+            )
+            shared = self.context.rendering(serving, "shared")
+            self.router.set_weight(self.fenced, shared, record.candidate.colour, record.weight)
+
+    def _archive(self) -> None:
+        record = read_ledger(self.context).record
+        if record is not None:
+            self.context.store.put(f"rollouts/{record.cluster}/{record.id}.json", record.to_json().encode())
+
+
+def advance(
+    context: RolloutContext,
+    *,
+    until_stage: StageName | None = None,
+    patience: timedelta = timedelta(seconds=120),
+    holder: str | None = None,
+) -> Advance:
+    """Take the lease and advance the cluster's rollout. `LeaseHeld` while another driver works on it."""
+    name = holder or socket.gethostname()
+    with acquire(context.client, context.cluster.ops_namespace, LEASE, name, clock=context.clock) as lease:
+        return Driver(context, Fenced(context.client, lease), router_of(context), patience).run(until_stage)

@@ -1,0 +1,260 @@
+"""What happens next: a pure function of the record, of what was observed, and of the time.
+
+It is level-triggered. It names the first thing that is not yet as it should be, so that a driver that was killed
+anywhere, and one that starts anew, come to the same next step. Order is what makes it safe:
+
+- forward: candidate ready, asked, then edge traffic, then workers, then exclusive work (old gone before new starts);
+- back: the stable copy ready, then edge traffic at once, then workers, then exclusive work, and last the candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from nexus_ops.rollouts.record import Ledger, Record, moment
+from nexus_ops.rollouts.strategy import StageName
+from nexus_ops.topology import Colour, Work
+
+Verdict = Literal["pass", "fail", "insufficient", "error"]
+
+
+@dataclass(frozen=True)
+class Pods:
+    """One component in one colour: pods asked for, ready, and there at all (leaving ones included)."""
+
+    wanted: int = 0
+    ready: int = 0
+    there: int = 0
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a driver saw just now."""
+
+    pods: Mapping[tuple[str, Colour], Pods] = field(default_factory=dict)
+    weight: int | None = None
+    """The candidate's observed share of edge traffic (percent); None: could not be observed."""
+    verdict: Verdict | None = None
+    """Of monitoring, where that stage runs."""
+    verdict_reason: str = ""
+
+    def of(self, component: str, colour: Colour) -> Pods:
+        return self.pods.get((component, colour), Pods())
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The next step, and why. `targets` are pods by component, of `colour`."""
+
+    step: Literal[
+        "validate", "apply", "scale", "wait-ready", "wait-gone", "smoke", "weight", "observe-weight", "monitor",
+        "end-stage", "wait", "approve", "roll-back", "complete", "rolled-back", "nothing",
+    ]  # fmt: skip
+    why: str
+    stage: StageName | None = None
+    colour: Colour | None = None
+    targets: Mapping[str, int] = field(default_factory=dict)
+    weight: int | None = None
+    until: datetime | None = None
+
+
+Works = Mapping[str, Work]
+"""The kind of work of each component."""
+
+
+def decide(ledger: Ledger, works: Works, observed: Observed, now: datetime) -> Decision:
+    """The next step of a rollout."""
+    record = ledger.record
+    if record is None:
+        return Decision("nothing", "no rollout has begun")
+    if record.finished:
+        return Decision("nothing", f"the rollout is over: {record.phase}")
+    if record.phase == "rolling-back":
+        return _back(record, works, observed)
+    if ledger.abort is not None:
+        return Decision("roll-back", f"{ledger.abort.actor} aborted it: {ledger.abort.reason}")
+    stage = record.stage
+    if stage is None:
+        return Decision("complete", f"{record.candidate.version} serves")
+    handlers = {
+        "validate-prerequisites": _validate,
+        "deploy-green-environment": _deploy,
+        "run-smoke-tests": _smoke,
+        "switch-traffic": _switch,
+        "monitor-health": _monitor,
+        "cleanup-blue-environment": _clean_up,
+    }
+    if stage.name == "switch-traffic" and record.needs_approval and ledger.approval is None:
+        return Decision("approve", record.needs_approval, stage=stage.name)
+    decision = handlers[stage.name](record, works, observed, now)
+    return decision or Decision("end-stage", f"{stage.name} is done", stage=stage.name)
+
+
+def _of(works: Works, *kinds: Work) -> list[str]:
+    return [name for name, work in works.items() if work in kinds]
+
+
+def _validate(record: Record, works: Works, observed: Observed, now: datetime) -> Decision | None:
+    del works, observed, now
+    return None if record.replicas else Decision("validate", "prerequisites come first", stage="validate-prerequisites")
+
+
+def _deploy(record: Record, works: Works, observed: Observed, now: datetime) -> Decision | None:
+    """The candidate's request components at the size that the stable colour has; nothing else runs yet."""
+    del now
+    colour = record.candidate.colour
+    if not record.applied:
+        return Decision("apply", f"{record.candidate.version} is to be applied as {colour}", colour=colour)
+    wanted = {name: record.replicas[name] for name in _of(works, "request")}
+    return _bring_up(observed, colour, wanted, "the candidate must match the stable colour before any traffic")
+
+
+def _smoke(record: Record, works: Works, observed: Observed, now: datetime) -> Decision | None:
+    del observed, now
+    unasked = {name: 0 for name in _of(works, "request") if name not in record.verified}
+    if unasked:
+        return Decision(
+            "smoke", "the candidate has not been asked yet", colour=record.candidate.colour, targets=unasked
+        )
+    return None
+
+
+def _switch(record: Record, works: Works, observed: Observed, now: datetime) -> Decision | None:
+    del now
+    new = record.candidate.colour
+    old = record.stable.colour if record.stable else None
+    requests = {name: record.replicas[name] for name in _of(works, "request")}
+    if not _all_ready(observed, new, requests):
+        return _bring_up(observed, new, requests, "traffic only goes to a colour that is ready")
+    if decision := _to_weight(record, observed, 100):
+        return decision
+    return (
+        _shift_workers(record, works, observed, to=new, away=old)
+        or _hand_over(record, works, observed, to=new, away=old)
+        or _ask_the_rest(record, works)
+    )
+
+
+def _ask_the_rest(record: Record, works: Works) -> Decision | None:
+    unasked = {name: 0 for name in _of(works, "worker", "exclusive") if name not in record.verified}
+    if unasked:
+        return Decision(
+            "smoke", "what started just now has not been asked yet", colour=record.candidate.colour, targets=unasked
+        )
+    return None
+
+
+def _monitor(record: Record, works: Works, observed: Observed, now: datetime) -> Decision | None:
+    del works
+    if observed.verdict == "fail":
+        return Decision("roll-back", f"monitoring failed: {observed.verdict_reason}")
+    if record.monitor_until is None:
+        return Decision("monitor", "monitoring begins", stage="monitor-health")
+    until = moment(record.monitor_until)
+    if now < until:
+        return Decision("wait", f"the candidate is watched until {until:%H:%M:%S} UTC", until=until)
+    if observed.verdict == "pass":
+        return None
+    late = (now - until).total_seconds()
+    if late > record.settings.insufficient_seconds:
+        return Decision("roll-back", f"monitoring gave no verdict: {observed.verdict_reason or observed.verdict}")
+    return Decision("wait", f"no verdict yet: {observed.verdict_reason or observed.verdict}")
+
+
+def _clean_up(record: Record, works: Works, observed: Observed, now: datetime) -> Decision | None:
+    if observed.verdict == "fail":
+        return Decision("roll-back", f"the candidate failed within the hold: {observed.verdict_reason}")
+    if record.stable is None:
+        return None
+    old = record.stable.colour
+    if record.hold_until is None:
+        return Decision(
+            "monitor", "the hold begins: the old colour stays as the way back", stage="cleanup-blue-environment"
+        )
+    until = moment(record.hold_until)
+    if now < until:
+        return Decision("wait", f"the {old} colour is kept as the way back until {until:%H:%M:%S} UTC", until=until)
+    if observed.weight != 100:
+        return Decision("observe-weight", "the old colour stays until all traffic is seen on the new one", weight=100)
+    return _take_down(observed, old, list(works), "the old colour is not needed any more")
+
+
+def _back(record: Record, works: Works, observed: Observed) -> Decision:
+    """The way back: the stable copy serves again, then the candidate goes."""
+    new = record.candidate.colour
+    if record.stable is None:
+        if record.weight != 0:
+            return Decision("weight", "nothing may reach a candidate that failed", weight=0)
+        gone = _take_down(observed, new, list(works), "a first install that failed is taken down")
+        return gone or Decision("rolled-back", record.reason)
+    old = record.stable.colour
+    requests = {name: record.replicas[name] for name in _of(works, "request")} if record.replicas else {}
+    if record.weight or observed.weight:
+        why = "the stable colour must be ready before traffic returns"
+        if decision := _bring_up(observed, old, requests, why):
+            return decision
+    if record.applied:
+        if decision := _to_weight(record, observed, 0):
+            return decision
+        moved = _shift_workers(record, works, observed, to=old, away=new) or _hand_over(
+            record, works, observed, to=old, away=new
+        )
+        if moved:
+            return moved
+        if down := _take_down(observed, new, list(works), "the candidate is not needed any more"):
+            return down
+    return Decision("rolled-back", record.reason)
+
+
+def _all_ready(observed: Observed, colour: Colour, wanted: Mapping[str, int]) -> bool:
+    return all(observed.of(name, colour).ready >= number for name, number in wanted.items())
+
+
+def _bring_up(observed: Observed, colour: Colour, wanted: Mapping[str, int], why: str) -> Decision | None:
+    """Scale up what is too small, then wait until all of it is ready."""
+    small = {name: number for name, number in wanted.items() if observed.of(name, colour).wanted < number}
+    if small:
+        return Decision("scale", why, colour=colour, targets=small)
+    if not _all_ready(observed, colour, wanted):
+        return Decision("wait-ready", why, colour=colour, targets=wanted)
+    return None
+
+
+def _take_down(observed: Observed, colour: Colour, names: list[str], why: str) -> Decision | None:
+    large = {name: 0 for name in names if observed.of(name, colour).wanted > 0}
+    return Decision("scale", why, colour=colour, targets=large) if large else None
+
+
+def _to_weight(record: Record, observed: Observed, weight: int) -> Decision | None:
+    """Request a weight, then see it."""
+    if record.weight != weight:
+        return Decision("weight", f"the candidate's share of traffic becomes {weight} %", weight=weight)
+    if observed.weight != weight:
+        seen = "cannot be observed" if observed.weight is None else f"is still {observed.weight} %"
+        return Decision("observe-weight", f"{weight} % were requested, the share {seen}", weight=weight)
+    return None
+
+
+def _shift_workers(
+    record: Record, works: Works, observed: Observed, *, to: Colour, away: Colour | None
+) -> Decision | None:
+    """Workers share by replicas: those that take over are ready before the others go."""
+    wanted = {name: record.replicas[name] for name in _of(works, "worker")} if record.replicas else {}
+    if decision := _bring_up(observed, to, wanted, "workers start where the work goes"):
+        return decision
+    return _take_down(observed, away, list(wanted), "workers stop where the work came from") if away else None
+
+
+def _hand_over(record: Record, works: Works, observed: Observed, *, to: Colour, away: Colour | None) -> Decision | None:
+    """Exclusive work: the old pods are gone before a new one starts. Draining is waited for, never forced."""
+    wanted = {name: record.replicas[name] for name in _of(works, "exclusive")} if record.replicas else {}
+    if away is not None:
+        if decision := _take_down(observed, away, list(wanted), "exclusive work stops before it is handed over"):
+            return decision
+        left = {name: 0 for name in wanted if observed.of(name, away).there}
+        if left:
+            return Decision("wait-gone", "what exclusive work has begun is finished first", colour=away, targets=left)
+    return _bring_up(observed, to, wanted, "exclusive work starts in its new place")

@@ -1,0 +1,150 @@
+"""The plan of a rollout, in words, with its way back: shown and stored before anything changes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from nexus_ops.clusters.client import CONFIG_MAP, Kind
+from nexus_ops.errors import PermanentError
+from nexus_ops.releases.diff import diff, diff_live, markdown
+from nexus_ops.releases.model import Release
+from nexus_ops.releases.waves import Object
+from nexus_ops.rollouts.context import RolloutContext
+from nexus_ops.rollouts.record import NAME, Copy, Ledger
+from nexus_ops.rollouts.strategy import BLUE_GREEN, TITLES, Settings
+from nexus_ops.topology import other
+
+
+class RolloutActive(PermanentError):
+    """A rollout runs on the cluster already."""
+
+
+@dataclass(frozen=True)
+class RolloutPlan:
+    """What a rollout is going to do, and how it is undone."""
+
+    cluster: str
+    candidate: Copy
+    stable: Copy | None
+    settings: Settings
+    steps: tuple[str, ...]
+    rollback: tuple[str, ...]
+    needs_approval: str
+    changes: str
+    """Markdown: what changes against the release that serves now, and against what is live."""
+    unchanged: bool
+
+    def to_markdown(self) -> str:
+        """A page that an operator reads before pressing the button."""
+        before = f"{self.stable.version} ({self.stable.colour})" if self.stable else "nothing"
+        lines = [
+            f"## {self.cluster}: {before} → {self.candidate.version} ({self.candidate.colour})",
+            *(f"{number}. {step}" for number, step in enumerate(self.steps, 1)),
+            "",
+            "### The way back",
+            *(f"{number}. {step}" for number, step in enumerate(self.rollback, 1)),
+        ]
+        if self.needs_approval:
+            lines += ["", f"**Needs approval before traffic moves:** {self.needs_approval}"]
+        return "\n".join([*lines, "", "### What changes", self.changes])
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(asdict(self), sort_keys=True).encode()
+
+
+def read_ledger(context: RolloutContext) -> Ledger:
+    """The record in the cluster, and the wishes about it."""
+    found = context.client.get(CONFIG_MAP, NAME, context.cluster.ops_namespace)
+    return Ledger.from_data((found or {}).get("data") or {})
+
+
+def plan_rollout(context: RolloutContext, version: str, settings: Settings) -> RolloutPlan:
+    """The plan of deploying a version. `RolloutActive` while another rollout runs; changes nothing."""
+    ledger = read_ledger(context)
+    if ledger.record is not None and not ledger.record.finished:
+        record = ledger.record
+        raise RolloutActive(
+            f"{record.candidate.version} is being rolled out (stage {record.stage.name if record.stage else record.phase}).",
+            target=context.cluster.name,
+            todo="Wait for it, or abort it with the job `abort`.",
+        )
+    release = context.releases.resolve(context.cluster.environment, version)
+    stable = ledger.record.serving if ledger.record else None
+    colour = other(stable.colour) if stable else "blue"
+    candidate = Copy(colour, release.version, release.digest)
+    return RolloutPlan(
+        cluster=context.cluster.name,
+        candidate=candidate,
+        stable=stable,
+        settings=settings,
+        steps=_steps(context, release, candidate, stable, settings),
+        rollback=_way_back(candidate, stable),
+        needs_approval=_approval(context, release, stable),
+        changes=_changes(context, candidate, stable),
+        unchanged=stable is not None and stable.release == release.digest,
+    )
+
+
+def _steps(
+    context: RolloutContext, release: Release, candidate: Copy, stable: Copy | None, settings: Settings
+) -> tuple[str, ...]:
+    works = context.works(release.digest)
+    exclusive = ", ".join(name for name, work in works.items() if work == "exclusive")
+    notes = {
+        "deploy-green-environment": f"apply {release.version} as {candidate.colour}; request work at the stable size, no other",
+        "switch-traffic": f"edge 0 → 100 %, seen at the edge; workers; then hand over {exclusive} (old gone before new starts)",
+        "monitor-health": f"for {settings.monitor_seconds} s; it goes back by itself when a guardrail breaks",
+        "cleanup-blue-environment": f"after a hold of {settings.hold_seconds} s"
+        + (f", scale {stable.colour} ({stable.version}) to zero" if stable else "; there is no old colour"),
+    }
+    return tuple(f"**{name}**: {notes.get(name, TITLES[name])}" for name in BLUE_GREEN)
+
+
+def _way_back(candidate: Copy, stable: Copy | None) -> tuple[str, ...]:
+    if stable is None:
+        return ("This is the first install: going back takes the candidate down; nothing served before.",)
+    return (
+        f"Until the hold is over {stable.colour} ({stable.version}) keeps running: the job `rollback` or `abort` sends traffic "
+        "back at once.",
+        f"Edge weight of {candidate.colour} to 0, seen at the edge; workers back; exclusive work handed back.",
+        f"{candidate.colour} is scaled to zero.",
+        f"After the hold, `rollback` deploys {stable.version} (release {stable.release[:12]}) again, by the same stages.",
+    )
+
+
+def _approval(context: RolloutContext, release: Release, stable: Copy | None) -> str:
+    if stable is None:
+        return ""
+    before = context.release(stable.release)
+    if release.database.can_go_back_to(before.database):
+        return ""
+    return (
+        f"{release.version} writes database schema {release.database.schema}, which {stable.version} cannot work with: there is "
+        "no way back once it has written."
+    )
+
+
+def _changes(context: RolloutContext, candidate: Copy, stable: Copy | None) -> str:
+    new = context.rendering(candidate.release, candidate.colour)
+    shared = context.rendering(candidate.release, "shared")
+    if stable is None:
+        return f"A first install of {len(new.objects) + len(shared.objects)} objects."
+    # Compared in the same colour, so that only what the release changes is seen.
+    old = context.rendering(stable.release, candidate.colour)
+    old_shared = context.rendering(stable.release, "shared")
+    text = markdown(diff([*old_shared.objects, *old.objects], [*shared.objects, *new.objects]), most=10)
+    drift = diff_live(_live(context, list(old_shared.objects)), old_shared.objects)
+    return text + (f"\n\n### Drift of the shared part in the cluster\n{markdown(drift, most=5)}" if drift else "")
+
+
+def _live(context: RolloutContext, objects: list[Object]) -> list[Object]:
+    """What is live of these objects; routed ones are the rollout's, and left out."""
+    found: list[Object] = []
+    for obj in objects:
+        meta = obj["metadata"]
+        if (meta.get("labels") or {}).get("nexus.ai/routed"):
+            found.append(obj)
+        elif (live := context.client.get(Kind.of(obj), meta["name"], meta.get("namespace"))) is not None:
+            found.append(live)
+    return found

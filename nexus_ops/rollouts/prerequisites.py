@@ -1,0 +1,80 @@
+"""What must hold before anything changes; all of it is looked at, and all that is missing is said at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nexus_ops.clusters.client import GATEWAY, HTTP_ROUTE, Kind
+from nexus_ops.errors import OperationError
+from nexus_ops.releases.gates import evaluate
+from nexus_ops.releases.model import Release
+from nexus_ops.rollouts.context import RolloutContext
+
+SECRET = Kind("v1", "Secret")
+SERVICE_MONITOR = Kind("monitoring.coreos.com/v1", "ServiceMonitor")
+PROMETHEUS_RULE = Kind("monitoring.coreos.com/v1", "PrometheusRule")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One prerequisite; `problem` is empty when it holds."""
+
+    name: str
+    problem: str = ""
+
+
+def check_prerequisites(context: RolloutContext, release: Release) -> list[Check]:
+    """All prerequisites of a release on a cluster."""
+    checks = [_reachable(context)]
+    if checks[0].problem:
+        return checks
+    renderings = [context.rendering(release.digest, part) for part in ("shared", "blue", "green")]
+    checks += [
+        Check(f"gate: {gate.name}", " ".join(gate.problems[:3])) for gate in evaluate(renderings, context.topology)
+    ]
+    return [*checks, *_definitions(context), *_secrets(context, release), _prometheus(context)]
+
+
+def _reachable(context: RolloutContext) -> Check:
+    try:
+        context.client.version()
+    except OperationError as error:
+        return Check("cluster answers", str(error))
+    return Check("cluster answers")
+
+
+def _definitions(context: RolloutContext) -> Iterator[Check]:
+    for kind in (GATEWAY, HTTP_ROUTE, SERVICE_MONITOR, PROMETHEUS_RULE):
+        served = context.client.serves(kind)
+        problem = (
+            "" if served else f"the cluster has no {kind.api_version} {kind.kind}: install its operator's definitions."
+        )
+        yield Check(f"kind {kind.kind}", problem)
+
+
+def _secrets(context: RolloutContext, release: Release) -> Iterator[Check]:
+    """Secrets that the components refer to, with the keys that they need. Values are not looked at."""
+    wanted: dict[str, set[str]] = {}
+    for component in release.components.values():
+        for value in component["environment"].values():
+            if not isinstance(value, str):
+                wanted.setdefault(value["secret"], set()).add(value["key"])
+    for name, keys in sorted(wanted.items()):
+        secret = context.client.get(SECRET, name, context.cluster.namespace)
+        missing = sorted(keys - set((secret or {}).get("data") or {}))
+        where = f"in namespace {context.cluster.namespace}"
+        problem = f"there is no Secret {name} {where}." if secret is None else ""
+        if secret is not None and missing:
+            problem = f"the Secret {name} {where} has no key {', '.join(missing)}."
+        yield Check(f"secret {name}", problem)
+
+
+def _prometheus(context: RolloutContext) -> Check:
+    path = f"namespaces/{context.cluster.monitoring_namespace}/services/http:prometheus-operated:web/proxy/-/ready"
+    try:
+        answer = context.client.proxy(path)
+    except OperationError as error:
+        return Check("Prometheus answers", str(error))
+    problem = "" if answer.status_code == 200 else f"Prometheus is not ready (it answers {answer.status_code})."
+    return Check("Prometheus answers", problem)

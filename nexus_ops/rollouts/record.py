@@ -1,0 +1,154 @@
+"""The record of a rollout: its whole truth, kept in the cluster that it changes.
+
+A ConfigMap holds it; writes are compare-and-swap under the fence. What other people ask of a rollout (abort, approve)
+stands beside it under keys of their own, so that they need no lease and a driver cannot overwrite them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from typing import Any, Literal
+
+from nexus_ops.rollouts.strategy import Settings, StageName
+from nexus_ops.topology import Colour
+
+Phase = Literal["running", "rolling-back", "done", "rolled-back"]
+NAME = "rollout"
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One colour's release: what serves, or is to serve."""
+
+    colour: Colour
+    version: str
+    release: str
+
+
+@dataclass(frozen=True)
+class StageState:
+    """How far one stage is; times in UTC, ISO 8601."""
+
+    name: StageName
+    started: str | None = None
+    ended: str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A rollout of `candidate` in place of `stable` (None: the first install)."""
+
+    id: str
+    cluster: str
+    actor: str
+    started: str
+    settings: Settings
+    candidate: Copy
+    stable: Copy | None
+    stages: tuple[StageState, ...]
+    replicas: dict[str, int] = field(default_factory=dict)
+    """Pods that each component is to have in the colour that serves, by component."""
+    phase: Phase = "running"
+    reason: str = ""
+    """Why it is rolling back or has been rolled back."""
+    applied: bool = False
+    """Whether the candidate's objects have been applied."""
+    verified: tuple[str, ...] = ()
+    """Components whose candidate pods answered as they should."""
+    weight: int = 0
+    """The candidate's share of edge traffic that was last requested (percent)."""
+    observed: int | None = None
+    """The share that was last observed."""
+    needs_approval: str = ""
+    """Why a person must approve before traffic moves; empty: nobody need."""
+    monitor_until: str | None = None
+    hold_until: str | None = None
+    baseline: dict[str, float] = field(default_factory=dict)
+    """Values of the platform's guardrails when the rollout began."""
+    plan: str = ""
+    """Digest of the plan, with the way back, in the object store."""
+    said: str = ""
+    """The last decision's sentence."""
+    updated: str = ""
+
+    @property
+    def finished(self) -> bool:
+        return self.phase in ("done", "rolled-back")
+
+    @property
+    def serving(self) -> Copy | None:
+        """The copy that serves when the rollout is over."""
+        return self.candidate if self.phase == "done" else self.stable
+
+    @property
+    def stage(self) -> StageState | None:
+        """The stage that runs now: the first that has not ended."""
+        return next((stage for stage in self.stages if stage.ended is None), None)
+
+    def ended(self, stage: StageName) -> bool:
+        """Whether a stage is over."""
+        return any(state.name == stage and state.ended is not None for state in self.stages)
+
+    def with_stage(self, name: StageName, **changes: Any) -> Record:
+        """With one stage's state changed."""
+        return replace(
+            self, stages=tuple(replace(stage, **changes) if stage.name == name else stage for stage in self.stages)
+        )
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        document: dict[str, Any] = json.loads(text)
+        stable = document["stable"]
+        built: dict[str, Any] = {
+            **document,
+            "settings": Settings(**document["settings"]),
+            "candidate": Copy(**document["candidate"]),
+            "stable": Copy(**stable) if stable else None,
+            "stages": tuple(StageState(**stage) for stage in document["stages"]),
+            "verified": tuple(document["verified"]),
+        }
+        return cls(**built)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a person asked of a running rollout."""
+
+    actor: str
+    reason: str
+    time: str
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Wish:
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """All that the ConfigMap holds: the record, and the wishes about it."""
+
+    record: Record | None = None
+    abort: Wish | None = None
+    approval: Wish | None = None
+
+    @classmethod
+    def from_data(cls, data: dict[str, str]) -> Ledger:
+        return cls(
+            record=Record.from_json(data["record"]) if "record" in data else None,
+            abort=Wish.from_json(data["abort"]) if "abort" in data else None,
+            approval=Wish.from_json(data["approval"]) if "approval" in data else None,
+        )
+
+
+def moment(text: str) -> datetime:
+    """A time of the record."""
+    return datetime.fromisoformat(text)
