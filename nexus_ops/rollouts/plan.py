@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Any, cast
 
 from nexus_ops.clusters.client import CONFIG_MAP, Kind
 from nexus_ops.errors import PermanentError
@@ -133,9 +134,20 @@ def _changes(context: RolloutContext, candidate: Copy, stable: Copy | None) -> s
     # Compared in the same colour, so that only what the release changes is seen.
     old = context.rendering(stable.release, candidate.colour)
     old_shared = context.rendering(stable.release, "shared")
-    text = markdown(diff([*old_shared.objects, *old.objects], [*shared.objects, *new.objects]), most=10)
+    before, after = [*old_shared.objects, *old.objects], [*shared.objects, *new.objects]
+    text = markdown(diff(map(_without_version, before), map(_without_version, after)), most=10)
     drift = diff_live(_live(context, list(old_shared.objects)), old_shared.objects)
     return text + (f"\n\n### Drift of the shared part in the cluster\n{markdown(drift, most=5)}" if drift else "")
+
+
+def _without_version(value: Any) -> Any:
+    """An object without the version label, which changes everywhere and says nothing."""
+    if isinstance(value, list):
+        return [_without_version(item) for item in cast(list[Any], value)]
+    if isinstance(value, dict):
+        items = cast(Object, value).items()
+        return {key: _without_version(item) for key, item in items if key != "app.kubernetes.io/version"}
+    return value
 
 
 def _live(context: RolloutContext, objects: list[Object]) -> list[Object]:

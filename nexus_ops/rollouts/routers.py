@@ -46,6 +46,8 @@ class GatewayRouter:
         for rule in route["spec"]["rules"]:
             for backend in rule["backendRefs"]:
                 backend["weight"] = shares[_colour_of(backend["name"])]
+            # A colour without weight need not exist: a reference to it would leave the route unresolved.
+            rule["backendRefs"] = [backend for backend in rule["backendRefs"] if backend["weight"]]
         fenced.apply_routed(route)
 
     def observed_weight(self, candidate: Colour) -> int | None:

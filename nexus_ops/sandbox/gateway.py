@@ -75,9 +75,6 @@ def bootstrap(folder: Path, admin: int, edge: int, services: int, balancer: int)
         "static_resources": {
             "listeners": [listener("edge", edge), listener("services", services), listener("balancer", balancer)]
         },
-        "layered_runtime": {
-            "layers": [{"name": "static", "static_layer": {"envoy.restart_features.use_eds_cache_for_ads": False}}]
-        },
     }
 
 

@@ -13,7 +13,7 @@ from nexus_ops.sandbox.kube.errors import ApiError
 from nexus_ops.sandbox.kube.store import Store
 
 TARGET = re.compile(r"^(?:(https?):)?([a-z0-9.-]+?)(?::([a-z0-9-]+))?$")
-HOP_HEADERS = {"connection", "keep-alive", "transfer-encoding", "host", "content-length", "content-encoding", "upgrade"}
+HOP_HEADERS = {"connection", "keep-alive", "transfer-encoding", "host", "content-length", "upgrade"}
 
 
 class Proxy:

@@ -134,7 +134,7 @@ class Store:
             new["metadata"].pop("managedFields", None)
         if _same(old, new):
             return old
-        if "deletionTimestamp" in new["metadata"] and not _held(new):
+        if "deletionTimestamp" in new["metadata"] and _held(old) and not _held(new):
             self._remove(key, place, copy.deepcopy(old))
             return new
         return self._put(key, place, new, old, "MODIFIED")
