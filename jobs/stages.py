@@ -1,28 +1,96 @@
 """A rollout as ops: one per stage, so that the run's graph shows how far it is.
 
-Each op drives the rollout to the end of its stage, and no further than it can go without waiting long. When
-the rollout has to wait (a bake, a hold, an approval), the op ends without an output, what follows is skipped,
-and the rollout's sensor launches a run of the same graph when it is due. A stage that is over already is passed
-at once: every op looks at the record in the cluster afresh.
+Each op drives the rollout to the end of its stage, and no further than it can go without waiting long. When the
+rollout has to wait (a bake, a hold, an approval), the op ends without an output, what follows is skipped, and the
+rollout's sensor launches a run of the same graph when it is due. A stage that is over already is passed at once: every
+op looks at the record in the cluster afresh.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from nexus_ops.assets.deployments import DEPLOYMENT
 from nexus_ops.resources import NexusResource
+from nexus_ops.rollouts.strategy import BLUE_GREEN, TITLES, StageName
 
-PATIENCE = timedelta(seconds=120)
-"""How long a run waits for what is expected soon (pods coming ready) before it leaves the rest to the sensor."""
+if TYPE_CHECKING:
+    from nexus_ops.rollouts.record import Record
+
+PATIENCE = timedelta(seconds=60)
+"""How long a run waits for what is expected soon before it leaves the rest to the sensor."""
 
 
-@dataclass(frozen=True)
-class Ticket:
-    """Which rollout a run works on; handed from op to op."""
+def stage_op(stage: StageName) -> dg.OpDefinition:
+    """The op of one stage: takes and hands on the cluster's name."""
 
-    cluster: str
-    rollout: str
+    @dg.op(
+        name=stage.replace("-", "_"),
+        ins={"cluster": dg.In(str)},
+        out=dg.Out(str, is_required=False),
+        description=f"{TITLES[stage].capitalize()}. Ends without an output when the rollout has to wait.",
+    )
+    def drive(context: dg.OpExecutionContext, nexus: NexusResource, cluster: str) -> Iterator[dg.Output[str]]:
+        from nexus_ops.clusters.errors import LeaseHeld
+        from nexus_ops.rollouts.driver import advance
+
+        rollout = nexus.rollouts(cluster, report=context.log.info)
+        try:
+            result = advance(rollout, until_stage=stage, patience=PATIENCE, holder=f"run-{context.run_id[:8]}")
+        except LeaseHeld as error:
+            context.log.info("%s", error)
+            return
+        if result.record is not None:
+            report(context, result.record)
+        if result.state == "rolled-back":
+            raise dg.Failure(f"Rolled back: {result.why}", allow_retries=False)
+        if result.state == "waiting":
+            until = f" (until {result.until:%H:%M:%S} UTC)" if result.until else ""
+            context.log.info("Waiting%s: %s. The rollout sensor goes on by itself.", until, result.why)
+            return
+        yield dg.Output(cluster)
+
+    return drive
+
+
+def report(context: dg.OpExecutionContext, record: "Record") -> None:
+    """Tell the asset `deployment` where the rollout stands: an observation, and at its end a materialization."""
+    from nexus_ops.rollouts.result import result_of
+
+    result = result_of(record)
+    metadata = {
+        "summary": dg.MetadataValue.md(result.summary()),
+        "version": result.version,
+        "from": result.before,
+        "colour": result.colour,
+        "success": result.success,
+        "phase": result.phase,
+        "stage": record.stage.name if record.stage else "over",
+        "seconds": result.seconds,
+        "timings": dg.MetadataValue.md(
+            "\n".join(f"- {name}: {seconds} s" for name, seconds in result.timings.items()) or "-"
+        ),
+        "verified": ", ".join(result.verified) or "-",
+        "weight_requested": record.weight,
+        "release": result.release,
+        "rollout": result.rollout,
+        "actor": result.actor,
+        "plan": f"plans/{result.plan}",
+        "what_next": result.what_next(),
+    }
+    if record.finished:
+        context.log_event(dg.AssetMaterialization(DEPLOYMENT, partition=record.cluster, metadata=metadata))
+    else:
+        context.log_event(dg.AssetObservation(DEPLOYMENT, partition=record.cluster, metadata=metadata))
+
+
+STAGE_OPS = [stage_op(stage) for stage in BLUE_GREEN]
+
+
+def drive_stages(cluster: object) -> None:
+    """Chain the stages' ops, in a job's body."""
+    value = cluster
+    for op in STAGE_OPS:
+        value = op(cluster=value)

@@ -1,12 +1,9 @@
 """Dagster's partitions and choices, read from the topology when definitions load.
 
-What exists once per cluster is partitioned by cluster, what exists once per environment by environment; the
-Launchpad offers the same names. The topology is the one file that is read at load.
+What exists once per cluster is partitioned by cluster, what exists once per environment by environment; the topology is the one file that is read at load.
 """
 
 from __future__ import annotations
-
-from enum import Enum
 
 import dagster as dg
 
@@ -16,6 +13,3 @@ TOPOLOGY = Topology.load(default_path())
 
 clusters = dg.StaticPartitionsDefinition([cluster.name for cluster in TOPOLOGY.enabled_clusters])
 environments = dg.StaticPartitionsDefinition(list(TOPOLOGY.environments))
-
-ClusterName = Enum("ClusterName", {cluster.name: cluster.name for cluster in TOPOLOGY.enabled_clusters})
-"""The clusters as a choice in the Launchpad."""

@@ -7,6 +7,7 @@ configuration holds names of places only, so that it can be shown in the UI.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from nexus_ops.topology import Cluster, Topology, default_path, project_folder
 if TYPE_CHECKING:
     from nexus_ops.releases.catalogue import ImageCatalogue
     from nexus_ops.releases.store import ReleaseStore
-    from nexus_ops.rollouts import RolloutContext
+    from nexus_ops.rollouts.context import RolloutContext
     from nexus_ops.storage import ObjectStore
 
 
@@ -79,6 +80,21 @@ class NexusResource(dg.ConfigurableResource[None]):
         """Where alerts go; from the environment, for the URLs hold credentials."""
         return Notifier.from_environment()
 
-    def rollouts(self, cluster: str) -> RolloutContext:
-        """All that a rollout on one cluster needs; connects to it."""
-        raise NotImplementedError
+    def rollouts(
+        self, cluster: str, *, report: Callable[[str], None] = lambda _: None, patience: float = 20.0
+    ) -> RolloutContext:
+        """All that a rollout on one cluster needs. `patience`: seconds for which a busy API server is tried again."""
+        from nexus_ops.clusters.client import ClusterClient
+        from nexus_ops.rollouts.context import RolloutContext
+
+        topology = self.topology()
+        found = topology.cluster(cluster)
+        return RolloutContext(
+            topology=topology,
+            cluster=found,
+            client=ClusterClient.connect(found, patience=patience),
+            store=self.store(),
+            releases=self.releases(),
+            notify=self.notifier().send,
+            report=report,
+        )

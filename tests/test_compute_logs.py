@@ -21,9 +21,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     _, port = server.get_host_and_port()
     endpoint = f"http://127.0.0.1:{port}"
     location = {"LocationConstraint": "us-west-2"}
-    boto3.client("s3", endpoint_url=endpoint).create_bucket(
-        Bucket="nexus-logs", CreateBucketConfiguration=location
-    )
+    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="nexus-logs", CreateBucketConfiguration=location)
     yield endpoint
     server.stop()
 
@@ -51,8 +49,6 @@ def test_what_a_run_prints_is_kept_in_s3(s3: str, tmp_path: Path) -> None:
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         assert speaking.execute_in_process(instance=instance).success
     bucket = boto3.client("s3", endpoint_url=s3)
-    keys = [
-        entry["Key"] for entry in bucket.list_objects_v2(Bucket="nexus-logs", Prefix="dagster")["Contents"]
-    ]
+    keys = [entry["Key"] for entry in bucket.list_objects_v2(Bucket="nexus-logs", Prefix="dagster")["Contents"]]
     printed = [bucket.get_object(Bucket="nexus-logs", Key=key)["Body"].read() for key in keys]
     assert any(b"the edge weight is 100" in text for text in printed)

@@ -108,9 +108,7 @@ def test_the_topology_of_the_project_has_the_platform_of_the_seed() -> None:
         ),
     ],
 )
-def test_a_broken_topology_is_refused_with_path_and_what_is_allowed(
-    path: str, value: Any, said: list[str]
-) -> None:
+def test_a_broken_topology_is_refused_with_path_and_what_is_allowed(path: str, value: Any, said: list[str]) -> None:
     with pytest.raises(TopologyError) as caught:
         Topology.parse(changed(path, value), source="topology.yaml")
     for words in ["topology.yaml: ", *said]:
@@ -124,9 +122,7 @@ def test_a_key_given_twice_is_refused_with_its_line(tmp_path: Path) -> None:
         Topology.load(path)
 
 
-@pytest.mark.parametrize(
-    ("text", "said"), [("", "no mapping"), ("clouds: [", "line 1"), ("- a", "no mapping")]
-)
+@pytest.mark.parametrize(("text", "said"), [("", "no mapping"), ("clouds: [", "line 1"), ("- a", "no mapping")])
 def test_a_file_that_is_no_topology_is_refused(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "topology.yaml"
     path.write_text(text)

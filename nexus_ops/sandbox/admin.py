@@ -89,8 +89,8 @@ class Admin:
             raise web.HTTPBadRequest(text=str(error)) from None
         return web.json_response("ok")
 
-    async def _requests(self, _: web.Request) -> web.Response:
-        return web.json_response(list(self.journal.requests))
+    async def _requests(self, request: web.Request) -> web.Response:
+        return web.json_response(self.journal.request_log(float(request.query.get("since", 0))))
 
     async def _orders(self, _: web.Request) -> web.Response:
         return web.json_response(self.journal.orders)

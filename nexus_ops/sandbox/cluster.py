@@ -18,7 +18,9 @@ import yaml
 from aiohttp import web
 
 from nexus_ops.sandbox.admin import Admin
+from nexus_ops.sandbox.controllers.disruption import DisruptionController
 from nexus_ops.sandbox.controllers.endpoints import AutoscalerController, EndpointsController
+from nexus_ops.sandbox.controllers.jobs import JobController
 from nexus_ops.sandbox.controllers.namespaces import NamespaceController
 from nexus_ops.sandbox.controllers.queue import Runner
 from nexus_ops.sandbox.controllers.workloads import DeploymentController, ReplicaSetController
@@ -104,6 +106,8 @@ async def serve(config: dict[str, Any]) -> None:
         ReplicaSetController,
         EndpointsController,
         AutoscalerController,
+        JobController,
+        DisruptionController,
     ):
         runner.add(controller(store))
     kubelet = Kubelet(store, versions(Path(config["images"])), behaviours(), journal)

@@ -1,4 +1,4 @@
-"""Deployments, ReplicaSets and Jobs: from a wish to pods, as kube-controller-manager does it."""
+"""Deployments and ReplicaSets: from a wish to pods, as kube-controller-manager does it."""
 
 from __future__ import annotations
 
@@ -53,6 +53,10 @@ def share(value: Any, total: int, *, up: bool) -> int:
     return int(value)
 
 
+def revision_of(rs: Object) -> int:
+    return int((rs["metadata"].get("annotations") or {}).get(REVISION, 0))
+
+
 class DeploymentController:
     """Keeps one ReplicaSet per template, moves replicas to the newest by the strategy, and reports."""
 
@@ -80,10 +84,31 @@ class DeploymentController:
         if not deployment["spec"].get("paused"):
             if newest is None:
                 newest = self._create(deployment, wanted, older)
+            newest = self._renew(newest, older)
             self._scale(deployment, newest, older)
+            self._forget(deployment, older)
             sets = [rs for rs in self.store.list(REPLICA_SETS, namespace) if self._owns(deployment, rs)]
         self._report(deployment, sets, wanted)
         return None
+
+    def _renew(self, newest: Object, older: list[Object]) -> Object:
+        """A template that comes back takes the next revision, as `kubectl rollout undo` shows it."""
+        last = max((revision_of(rs) for rs in older), default=0)
+        if revision_of(newest) > last:
+            return newest
+        meta = newest["metadata"]
+
+        def change(obj: Object) -> None:
+            obj["metadata"].setdefault("annotations", {})[REVISION] = str(last + 1)
+
+        return self.store.edit(REPLICA_SETS, meta["namespace"], meta["name"], change)
+
+    def _forget(self, deployment: Object, older: list[Object]) -> None:
+        """Drop the oldest sets beyond revisionHistoryLimit that have no pods any more."""
+        idle = [rs for rs in older if not rs["spec"]["replicas"] and not rs.get("status", {}).get("replicas")]
+        beyond = len(idle) - deployment["spec"].get("revisionHistoryLimit", 10)
+        for rs in sorted(idle, key=revision_of)[: max(0, beyond)]:
+            self.store.delete(REPLICA_SETS, rs["metadata"]["namespace"], rs["metadata"]["name"])
 
     @staticmethod
     def _owns(deployment: Object, rs: Object) -> bool:
@@ -92,7 +117,7 @@ class DeploymentController:
 
     def _create(self, deployment: Object, wanted: str, older: list[Object]) -> Object:
         meta, spec = deployment["metadata"], deployment["spec"]
-        revision = 1 + max((int(rs["metadata"].get("annotations", {}).get(REVISION, 0)) for rs in older), default=0)
+        revision = 1 + max(map(revision_of, older), default=0)
         template = copy.deepcopy(spec["template"])
         template.setdefault("metadata", {}).setdefault("labels", {})["pod-template-hash"] = wanted
         selector = copy.deepcopy(spec["selector"])
@@ -168,7 +193,7 @@ class DeploymentController:
         available = counts["availableReplicas"] >= needed
         status["conditions"] = self._conditions(deployment, old, counts, available, sets)
         if status != old:
-            revision = max((int(rs["metadata"]["annotations"].get(REVISION, 0)) for rs in sets), default=0)
+            revision = max(map(revision_of, sets), default=0)
 
             def change(obj: Object) -> None:
                 obj["status"] = status

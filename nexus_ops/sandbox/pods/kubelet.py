@@ -10,15 +10,19 @@ import asyncio
 import copy
 import itertools
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from nexus_ops.sandbox.controllers.workloads import owner_key
 from nexus_ops.sandbox.kube.clock import timestamp
 from nexus_ops.sandbox.kube.errors import ApiError
 from nexus_ops.sandbox.kube.store import Event, Store
+from nexus_ops.sandbox.pods.quantities import cores, jitter, pre_stop_seconds, requests_of, size
 from nexus_ops.sandbox.pods.server import Agent, Behaviour, Journal
 
 Object = dict[str, Any]
+KEPT_LOGS = 1_000
 
 
 class Kubelet:
@@ -39,6 +43,7 @@ class Kubelet:
         self.agents: dict[str, Agent] = {}
         self._logs: dict[tuple[str, str], Agent] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         self._leaving: set[str] = set()
         self._addresses = (
             f"127.{64 + os.getpid() % 128}.{number // 250}.{number % 250 + 1}"
@@ -59,6 +64,7 @@ class Kubelet:
         for agent in self.agents.values():
             if agent.version == version:
                 agent.behaviour = changed
+                agent.changed.set()
 
     def read_log(self, namespace: str, pod: str, query: dict[str, str]) -> str:
         """A pod's log, for `kubectl logs`."""
@@ -76,49 +82,70 @@ class Kubelet:
         elif event.type == "MODIFIED" and "deletionTimestamp" in event.object["metadata"]:
             if uid not in self._leaving:
                 self._leaving.add(uid)
-                self._tasks.pop(uid).cancel()
+                if (task := self._tasks.pop(uid, None)) is not None:
+                    task.cancel()
                 self._tasks[uid] = asyncio.get_running_loop().create_task(self._leave(event.object))
         elif event.type == "DELETED":
             self._leaving.discard(uid)
             if task := self._tasks.pop(uid, None):
                 task.cancel()
             if agent := self.agents.pop(uid, None):
-                self._tasks[uid] = asyncio.get_running_loop().create_task(agent.close())
+                closing = asyncio.get_running_loop().create_task(agent.close())
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
 
     # ------------------------------------------------------------------ a pod's life
 
     async def _live(self, pod: Object) -> None:
         meta = pod["metadata"]
-        node = await self._schedule(pod)
+        await self._schedule(pod)
         image = pod["spec"]["containers"][0]["image"]
         known = self.versions.get(image.rpartition("@")[2])
         if known is None:
-            return await self._fail_to_pull(meta, node, image)
+            return await self._fail_to_pull(meta, pod, image)
         component = (meta.get("labels") or {}).get("app.kubernetes.io/name") or known[0]
         colour = (meta.get("labels") or {}).get("nexus.ai/colour", "")
-        restarts = 0
-        lines: Agent | None = None
+        restarts, before = 0, None
         while True:
             behaviour = self.behaviours.get(known[1], self.behaviours.get("default", Behaviour()))
             agent = Agent(component, colour, known[1], meta["name"], behaviour, self.journal)
-            if lines is not None:
-                agent.lines = lines.lines
-            lines = self._logs[(meta["namespace"], meta["name"])] = agent
+            self._keep_log(meta, agent, before)
+            self.agents[meta["uid"]] = agent  # before it listens: a pod deleted meanwhile must close it
             ports = [p["containerPort"] for p in pod["spec"]["containers"][0].get("ports") or ()]
             address = await self._listen(agent, ports)
-            self.agents[meta["uid"]] = agent
             self._report(meta, _running(pod, address, restarts, ready=False))
-            if behaviour.crash_after_seconds is None:
-                await asyncio.sleep(behaviour.ready_seconds)
+            if not await _crashes(agent, behaviour.ready_seconds * jitter(meta["name"])):
+                if owner_key(pod, "Job"):
+                    return await self._end(pod, agent, address)
                 agent.ready = True
                 self._report(meta, _running(pod, address, restarts, ready=True))
-                return None
-            await asyncio.sleep(behaviour.crash_after_seconds)
+                await _crashes(agent, None)
+            agent.ready = False
             agent.log("fatal: configuration key PRICE_FEED is missing")
             await agent.close()
-            restarts += 1
+            if owner_key(pod, "Job"):
+                self._report(meta, {**_crashed(pod, address, 0), "phase": "Failed"})
+                return None
+            restarts, before = restarts + 1, agent
             self._report(meta, _crashed(pod, address, restarts))
             await asyncio.sleep(min(10.0, 0.5 * 2**restarts))
+
+    async def _end(self, pod: Object, agent: Agent, address: str) -> None:
+        """A Job's pod has done its work."""
+        agent.log("done")
+        await agent.close()
+        ended = {"exitCode": 0, "reason": "Completed", "startedAt": timestamp(), "finishedAt": timestamp()}
+        status = _running(pod, address, 0, ready=False)
+        status["containerStatuses"] = [_container(pod, {"terminated": ended}, 0, ready=False)]
+        self._report(pod["metadata"], {**status, "phase": "Succeeded"})
+
+    def _keep_log(self, meta: Object, agent: Agent, before: Agent | None) -> None:
+        """The log goes on over restarts, and outlives the pod for a while, as on a node's disk."""
+        if before is not None:
+            agent.lines = before.lines
+        self._logs[(meta["namespace"], meta["name"])] = agent
+        while len(self._logs) > KEPT_LOGS:
+            del self._logs[next(iter(self._logs))]
 
     async def _leave(self, pod: Object) -> None:
         """A deleted pod: not ready at once, preStop, drained, gone; forced only when its grace is over."""
@@ -129,9 +156,7 @@ class Kubelet:
         if agent is not None:
             self._report(meta, {"conditions": _conditions(pod, ready=False)})
             if agent.behaviour.drain:
-                hook = (spec["containers"][0].get("lifecycle") or {}).get("preStop") or {}
-                pause = (hook.get("sleep") or {}).get("seconds", 0)
-                await asyncio.sleep(min(pause, max(0.0, deadline - loop.time())))
+                await asyncio.sleep(min(pre_stop_seconds(spec["containers"][0]), max(0.0, deadline - loop.time())))
                 agent.log("SIGTERM: draining")
                 await agent.drain(max(0.0, deadline - loop.time()))
             else:
@@ -139,16 +164,16 @@ class Kubelet:
         self.agents.pop(meta["uid"], None)
         self.store.finish("pods", meta["namespace"], meta["name"])
 
-    async def _schedule(self, pod: Object) -> str:
+    async def _schedule(self, pod: Object) -> None:
         """Put the pod on a node that fits; while there is none, say so as the scheduler does."""
         meta = pod["metadata"]
         while True:
             node, why = self._pick(pod)
             if node is not None:
                 name = node["metadata"]["name"]
-                self.store.edit("pods", meta["namespace"], meta["name"], lambda obj: obj["spec"].update(nodeName=name))
+                self.store.edit("pods", meta["namespace"], meta["name"], _bind(name))
                 self._report(meta, {"conditions": _conditions(pod, ready=False)[:1]})
-                return name
+                return
             condition = {
                 "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why,
                 "lastTransitionTime": timestamp(),
@@ -168,30 +193,42 @@ class Kubelet:
                 used[name] = (cpu + more[0], memory + more[1], count + 1)
         need = requests_of(pod)
         best: tuple[int, Object] | None = None
+        short: Counter[str] = Counter()
         for node in fitting:
             cpu, memory, count = used.get(node["metadata"]["name"], (0.0, 0.0, 0))
             room = node["status"]["allocatable"]
-            fits = cpu + need[0] <= cores(room["cpu"]) and memory + need[1] <= size(room["memory"])
-            if fits and (best is None or count < best[0]):
+            lacks = [
+                what
+                for what, fits in (
+                    ("Insufficient cpu", cpu + need[0] <= cores(room["cpu"])),
+                    ("Insufficient memory", memory + need[1] <= size(room["memory"])),
+                    ("Too many pods", count < int(room.get("pods", "110"))),
+                )
+                if not fits
+            ]
+            short.update(lacks)
+            if not lacks and (best is None or count < best[0]):
                 best = (count, node)
         if best is not None:
             return best[1], ""
-        reasons = []
+        if not nodes:
+            return None, "no nodes available to schedule pods"
+        reasons = [f"{number} {what}" for what, number in short.items()]
         if len(nodes) > len(fitting):
             reasons.append(f"{len(nodes) - len(fitting)} node(s) didn't match Pod's node affinity/selector")
-        if fitting:
-            reasons.append(f"{len(fitting)} Insufficient cpu or memory")
-        return None, f"0/{len(nodes)} nodes are available: {', '.join(reasons)}."
+        return None, f"0/{len(nodes)} nodes are available: {', '.join(sorted(reasons))}."
 
-    async def _fail_to_pull(self, meta: Object, node: str, image: str) -> None:
-        del node
+    async def _fail_to_pull(self, meta: Object, pod: Object, image: str) -> None:
         for reason in itertools.chain(["ErrImagePull"], itertools.repeat("ImagePullBackOff")):
             message = f'failed to pull and unpack image "{image}": not found'
             if reason == "ImagePullBackOff":
                 message = f'Back-off pulling image "{image}": ErrImagePull: {message}'
             state = {"waiting": {"reason": reason, "message": message}}
-            status = {"name": "agent", "ready": False, "restartCount": 0, "image": image, "imageID": "", "state": state}
-            self._report(meta, {"phase": "Pending", "containerStatuses": [status]})
+            status = {**_container(pod, state, 0, ready=False), "imageID": ""}
+            waits = {"phase": "Pending", "conditions": _conditions(pod, ready=False), "containerStatuses": [status]}
+            self._report(meta, waits)
+            if reason == "ImagePullBackOff":
+                return
             await asyncio.sleep(2.0)
 
     async def _listen(self, agent: Agent, ports: list[int]) -> str:
@@ -250,22 +287,29 @@ def _crashed(pod: Object, address: str, restarts: int) -> Object:
     ended = {"exitCode": 1, "reason": "Error", "startedAt": timestamp(), "finishedAt": timestamp()}
     status["lastState"] = {"terminated": ended}
     return {
-        "phase": "Running", "podIP": address, "conditions": _conditions(pod, ready=False), "containerStatuses": [status],
+        "phase": "Running", "podIP": address, "conditions": _conditions(pod, ready=False),
+        "containerStatuses": [status],
     }  # fmt: skip
 
 
-def cores(quantity: str) -> float:
-    """CPU cores of a quantity."""
-    return float(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)
+def _bind(node: str) -> Callable[[Object], None]:
+    def change(pod: Object) -> None:
+        pod["spec"]["nodeName"] = node
+
+    return change
 
 
-def size(quantity: str) -> float:
-    """Bytes of a quantity."""
-    units = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-    return float(quantity[:-2]) * units[quantity[-2:]] if quantity[-2:] in units else float(quantity)
-
-
-def requests_of(pod: Object) -> tuple[float, float]:
-    """CPU (cores) and memory (bytes) that a pod asks for."""
-    asked = [(c.get("resources") or {}).get("requests") or {} for c in pod["spec"]["containers"]]
-    return sum(cores(r.get("cpu", "0")) for r in asked), sum(size(r.get("memory", "0")) for r in asked)
+async def _crashes(agent: Agent, seconds: float | None) -> bool:
+    """Wait so long (None: for ever); True as soon as the agent's behaviour has it crash."""
+    loop = asyncio.get_running_loop()
+    end = None if seconds is None else loop.time() + seconds
+    while True:
+        agent.changed.clear()
+        after = agent.behaviour.crash_after_seconds
+        crash = None if after is None else agent.started + after
+        times = [moment for moment in (end, crash) if moment is not None]
+        try:
+            async with asyncio.timeout_at(min(times) if times else None):
+                await agent.changed.wait()
+        except TimeoutError:
+            return crash is not None and crash == min(times)

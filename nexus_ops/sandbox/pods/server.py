@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter, deque
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -12,7 +13,6 @@ from typing import Any
 from aiohttp import web
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-ORDER_SECONDS = 0.05
 EXCLUSIVE = ("execution-engine", "payment-processor")
 
 
@@ -27,6 +27,8 @@ class Behaviour:
     pnl: float = 1200.0
     risk: float = 35.0
     drain: bool = True
+    order_seconds: float = 0.05
+    """How long an order takes; a very long one is an order that is stuck."""
 
     def changed(self, overrides: dict[str, Any]) -> Behaviour:
         """With some values replaced; an unknown name is an error."""
@@ -40,8 +42,14 @@ class Behaviour:
 class Journal:
     """What the pods of a cluster did; outlives them."""
 
-    requests: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=500_000))
+    requests: deque[tuple[str, str, str, str, float]] = field(default_factory=lambda: deque(maxlen=300_000))
+    """(request id, pod, colour, version, seconds since 1970): tuples, for there are hundreds of thousands."""
     orders: list[dict[str, Any]] = field(default_factory=list)
+
+    def request_log(self, since: float = 0.0) -> list[dict[str, Any]]:
+        """The requests served since a time, oldest first."""
+        names = ("id", "pod", "colour", "version", "time")
+        return [dict(zip(names, entry, strict=True)) for entry in list(self.requests) if entry[4] >= since]
 
 
 @dataclass
@@ -63,6 +71,9 @@ class Agent:
     errors: int = 0
     orders_done: int = 0
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=500))
+    started: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the behaviour is replaced while the agent runs."""
     _runner: web.ServerRunner | None = None
 
     def log(self, text: str) -> None:
@@ -83,11 +94,14 @@ class Agent:
         self.log(f"{self.component} {self.version} listening on {address}")
 
     async def drain(self, seconds: float) -> None:
-        """Finish what has been begun, within `seconds`; what is left then is cut."""
+        """Accept nothing more and finish what has been begun, within `seconds`; what is left then is cut."""
         self.stopping = True
-        deadline = asyncio.get_running_loop().time() + seconds
-        while self.in_flight and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.01)
+        runner = self._runner
+        if runner is not None and runner.server is not None:
+            for site in list(runner.sites):
+                await site.stop()
+            runner.server.pre_shutdown()
+            await runner.server.shutdown(max(seconds, 0.001))
         await self.close()
 
     async def close(self) -> None:
@@ -131,9 +145,7 @@ class Agent:
         if failed:
             self.errors += 1
         if identity := request.headers.get("x-request-id"):
-            self.journal.requests.append(
-                {"id": identity, "pod": self.pod, "colour": self.colour, "version": self.version}
-            )
+            self.journal.requests.append((identity, self.pod, self.colour, self.version, time.time()))
         body = {"component": self.component, "colour": self.colour, "version": self.version, "pod": self.pod}
         return self._said(500 if failed else 200, {"error": "agent error", **body} if failed else body)
 
@@ -141,7 +153,7 @@ class Agent:
         """An order: begun, executed (written down: it has gone out to the world), answered."""
         if self.component not in EXCLUSIVE:
             return self._said(404, {"error": f"{self.component} takes no orders"})
-        await asyncio.sleep(ORDER_SECONDS / 2)
+        await asyncio.sleep(self.behaviour.order_seconds / 2)
         self.journal.orders.append(
             {
                 "id": order["id"],
@@ -152,8 +164,8 @@ class Agent:
             }
         )
         self.orders_done += 1
-        await asyncio.sleep(ORDER_SECONDS / 2)
-        self._count(200, ORDER_SECONDS)
+        await asyncio.sleep(self.behaviour.order_seconds / 2)
+        self._count(200, self.behaviour.order_seconds)
         return self._said(200, {"id": order["id"], "executed_by": self.pod})
 
     def _said(self, status: int, body: dict[str, Any]) -> web.Response:

@@ -1,0 +1,18 @@
+"""Everything that is registered, in one place."""
+
+import dagster as dg
+
+from nexus_ops.assets.deployments import deployment
+from nexus_ops.assets.releases import release, release_checks
+from nexus_ops.jobs.deploy import JOBS
+from nexus_ops.resources import NexusResource
+from nexus_ops.sensors.rollout import SENSORS
+
+defs = dg.Definitions(
+    assets=[release, deployment],
+    asset_checks=release_checks,
+    jobs=JOBS,
+    sensors=SENSORS,
+    resources={"nexus": NexusResource()},
+    executor=dg.in_process_executor,
+)

@@ -1,0 +1,71 @@
+"""The result of a rollout, as it is reported: what happened, how long it took, and the way back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nexus_ops.rollouts.record import Record, moment
+
+
+@dataclass(frozen=True)
+class DeploymentResult:
+    """What a deploy came to; times in seconds."""
+
+    success: bool
+    cluster: str
+    version: str
+    colour: str
+    before: str
+    phase: str
+    reason: str
+    rollout: str
+    release: str
+    plan: str
+    actor: str
+    timings: dict[str, float]
+    verified: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float:
+        """The whole rollout, holds included."""
+        return sum(self.timings.values())
+
+    def summary(self) -> str:
+        """One sentence for a person."""
+        if self.phase == "done":
+            return f"{self.version} serves {self.cluster} ({self.colour}); before: {self.before}."
+        if self.phase == "rolled-back":
+            return f"{self.version} was rolled back on {self.cluster}: {self.reason}. {self.before} serves."
+        return f"{self.version} is being rolled out on {self.cluster}: {self.phase}."
+
+    def what_next(self) -> str:
+        """What an operator would do now."""
+        if self.phase == "done":
+            return "Nothing. To go back: the job `rollback`."
+        if self.phase == "rolled-back":
+            return "Read the reason, mend the release, and deploy a new version."
+        return "Wait: the rollout sensor goes on by itself. To stop it: the job `abort`."
+
+
+def result_of(record: Record) -> DeploymentResult:
+    """The result as far as the record goes."""
+    timings = {
+        stage.name: round((moment(stage.ended) - moment(stage.started)).total_seconds(), 1)
+        for stage in record.stages
+        if stage.started and stage.ended
+    }
+    return DeploymentResult(
+        success=record.phase == "done",
+        cluster=record.cluster,
+        version=record.candidate.version,
+        colour=record.candidate.colour,
+        before=record.stable.version if record.stable else "nothing",
+        phase=record.phase,
+        reason=record.reason,
+        rollout=record.id,
+        release=record.candidate.release,
+        plan=record.plan,
+        actor=record.actor,
+        timings=timings,
+        verified=record.verified,
+    )
