@@ -23,7 +23,8 @@ from nexus_ops.sandbox.controllers.endpoints import AutoscalerController, Endpoi
 from nexus_ops.sandbox.controllers.jobs import JobController
 from nexus_ops.sandbox.controllers.namespaces import NamespaceController
 from nexus_ops.sandbox.controllers.queue import Runner
-from nexus_ops.sandbox.controllers.workloads import DeploymentController, ReplicaSetController
+from nexus_ops.sandbox.controllers.replicasets import ReplicaSetController
+from nexus_ops.sandbox.controllers.workloads import DeploymentController
 from nexus_ops.sandbox.gateway import Gateway, write
 from nexus_ops.sandbox.kube.api import Api
 from nexus_ops.sandbox.kube.faults import Faults

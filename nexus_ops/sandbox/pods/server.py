@@ -82,12 +82,12 @@ class Agent:
 
     async def listen(self, address: str, ports: list[int]) -> None:
         """Serve on a loopback address, at the container's own ports; OSError when one is taken."""
-        runner = web.ServerRunner(web.Server(self._handle, access_log=None, keepalive_timeout=30))
+        runner = web.ServerRunner(web.Server(self._handle, access_log=None, keepalive_timeout=30), shutdown_timeout=0.1)
         await runner.setup()
         self._runner = runner
         try:
             for port in ports:
-                await web.TCPSite(runner, address, port, shutdown_timeout=0.1).start()
+                await web.TCPSite(runner, address, port).start()
         except OSError:
             await self.close()
             raise

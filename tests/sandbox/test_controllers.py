@@ -1,0 +1,126 @@
+"""Controllers of the sandbox: from a wish to ready pods, and what they say when it cannot be had."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from world import World, deployment, world
+
+
+def run(scenario: Callable[[World], Awaitable[None]]) -> None:
+    async def inside() -> None:
+        async with world() as made:
+            await scenario(made)
+
+    asyncio.run(inside())
+
+
+def test_a_deployment_becomes_ready_pods_behind_its_service() -> None:
+    async def scenario(w: World) -> None:
+        w.create("services", {"metadata": {"name": "s"}, "spec": {
+            "selector": {"app": "d"}, "ports": [{"port": 80, "targetPort": "http"}]}})  # fmt: skip
+        w.deploy(replicas=2)
+        await w.until(lambda: w.ready() == 2)
+        subsets = (await w.until(lambda: w.store.get("endpoints", "n", "s").get("subsets")))[0]
+        await w.until(lambda: len(w.store.get("endpoints", "n", "s")["subsets"][0].get("addresses", ())) == 2)
+        assert subsets["ports"][0]["port"] == 8080
+        status = w.store.get("deployments.apps", "n", "d")["status"]
+        assert status["observedGeneration"] == 1
+        conditions = {c["type"]: c["status"] for c in status["conditions"]}
+        assert conditions == {"Available": "True", "Progressing": "True"}
+
+    run(scenario)
+
+
+def test_a_changed_template_rolls_without_going_below_what_must_be_available() -> None:
+    async def scenario(w: World) -> None:
+        w.deploy(version=1, replicas=3)
+        await w.until(lambda: w.ready() == 3)
+        lowest: list[int] = []
+        w.store.subscribe(lambda _: lowest.append(w.ready()))
+        wanted = deployment(2, 3, 8080)["spec"]["template"]
+        w.change("deployments.apps", "d", lambda o: o["spec"].update(template=wanted))
+        await w.until(lambda: {a.version for a in w.kubelet.agents.values()} == {"v2"} and w.ready() == 3)
+        assert min(lowest) >= 3
+        assert w.store.get("deployments.apps", "n", "d")["metadata"]["annotations"][
+            "deployment.kubernetes.io/revision"
+        ] == "2"  # fmt: skip
+
+    run(scenario)
+
+
+def test_a_template_that_comes_back_takes_the_next_revision() -> None:
+    async def scenario(w: World) -> None:
+        w.deploy(version=1, replicas=1)
+        await w.until(lambda: w.ready() == 1)
+        first = w.store.get("deployments.apps", "n", "d")["spec"]["template"]
+        second = deployment(2, 1, 8080)["spec"]["template"]
+        for template, revision in ((second, "2"), (first, "3")):
+            w.change("deployments.apps", "d", lambda o, t=template: o["spec"].update(template=t))
+            await w.until(
+                lambda r=revision: (
+                    w.store.get("deployments.apps", "n", "d")["metadata"]["annotations"][
+                        "deployment.kubernetes.io/revision"
+                    ]
+                    == r
+                )
+            )
+        assert len(w.store.list("replicasets.apps", "n")) == 2
+
+    run(scenario)
+
+
+def test_a_pod_that_fits_nowhere_says_why() -> None:
+    async def scenario(w: World) -> None:
+        w.deploy(replicas=1, container={"resources": {"requests": {"cpu": "64"}}})
+
+        def message() -> str:
+            found = [c for p in w.pods() for c in p.get("status", {}).get("conditions") or ()]
+            return next((c["message"] for c in found if c.get("reason") == "Unschedulable"), "")
+
+        assert await w.until(message) == "0/2 nodes are available: 2 Insufficient cpu."
+
+    run(scenario)
+
+
+def test_an_autoscaler_leaves_zero_alone_and_raises_one_to_its_floor() -> None:
+    async def scenario(w: World) -> None:
+        w.deploy(replicas=0)
+        w.create("horizontalpodautoscalers.autoscaling", {"metadata": {"name": "d"}, "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"},
+            "minReplicas": 3, "maxReplicas": 5}})  # fmt: skip
+        hpa = await w.until(
+            lambda: w.store.get("horizontalpodautoscalers.autoscaling", "n", "d")["status"].get("conditions")
+        )
+        assert hpa[0]["reason"] == "ScalingDisabled"
+        assert w.pods() == []
+        w.change("deployments.apps", "d", lambda o: o["spec"].update(replicas=1))
+        await w.until(lambda: w.ready() == 3)
+
+    run(scenario)
+
+
+def test_a_job_completes() -> None:
+    async def scenario(w: World) -> None:
+        spec = {"containers": [{"name": "c", "image": "x@sha256:1"}], "restartPolicy": "Never"}
+        w.create("jobs.batch", {"metadata": {"name": "j"}, "spec": {"template": {"spec": spec}}})
+        status = await w.until(
+            lambda: (s := w.store.get("jobs.batch", "n", "j").get("status") or {}).get("completionTime") and s
+        )
+        assert status["succeeded"] == 1
+        assert status["conditions"][-1]["type"] == "Complete"
+
+    run(scenario)
+
+
+def test_a_budget_counts_what_may_be_evicted() -> None:
+    async def scenario(w: World) -> None:
+        w.create("poddisruptionbudgets.policy", {"metadata": {"name": "b"}, "spec": {
+            "minAvailable": 2, "selector": {"matchLabels": {"app": "d"}}}})  # fmt: skip
+        w.deploy(replicas=3)
+        status = lambda: w.store.get("poddisruptionbudgets.policy", "n", "b").get("status") or {}  # noqa: E731 short
+        await w.until(lambda: status().get("disruptionsAllowed") == 1)
+        assert (status()["currentHealthy"], status()["desiredHealthy"]) == (3, 2)
+
+    run(scenario)
