@@ -105,8 +105,8 @@ class Gateway:
         )
         with (self.folder / "envoy.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                executable("envoy"), "-c", str(config), "--concurrency", "1", "--log-level", "warning", "--disable-hot-restart",
-                stdout=log, stderr=log, preexec_fn=die_with_parent,
+                executable("envoy"), "-c", str(config), "--concurrency", "1", "--log-level", "warning",
+                "--disable-hot-restart", stdout=log, stderr=log, preexec_fn=die_with_parent,
             )  # fmt: skip
         self._task = asyncio.get_running_loop().create_task(self._follow())
 
@@ -131,15 +131,17 @@ class Gateway:
                 self._say_addresses()
                 if await self._loaded(session):
                     self._say_programmed()
+                else:
+                    self._dirty.set()  # Envoy was slow: ask again, or the route would never be said to be programmed
 
     # ------------------------------------------------------------------ files
 
     def _write_all(self) -> None:
         services = self.store.list("services")
-        self._write("clusters", [self._cluster(s, p) for s in services for p in s["spec"].get("ports") or ()])
-        for service in services:
+        for service in services:  # before the clusters: Envoy refuses a cluster whose endpoints' file is missing
             for port in service["spec"].get("ports") or ():
                 self._write_endpoints(service, port)
+        self._write("clusters", [self._cluster(s, p) for s in services for p in s["spec"].get("ports") or ()])
         for name, hosts in (
             ("edge", self._edge_hosts()),
             ("services", self._service_hosts(services)),

@@ -1,18 +1,23 @@
 """Starting and ending the sandbox: a process per cluster and the traffic, under one state folder.
 
-The state file names every process. A second start finds the first; stop ends the session of each process and
-leaves nothing behind, also when a supervisor was killed: processes are told apart from strangers with the same
-number by their command line.
+The state file names every process from the moment it is started, so that a start that was killed half-way can be
+cleaned up too; a lock keeps two starts of one folder apart. A second start finds the first; stop ends each process
+with its children and leaves nothing behind. Processes are told apart from strangers with the same number by their
+command line.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +30,7 @@ from nexus_ops.topology import Topology, default_path, project_folder
 
 START_SECONDS = 30.0
 MARK = "nexus_ops.sandbox"
+PARTS = ("api", "gateway", "prometheus", "traffic", "aws")
 DEFAULT_PARTS = ("gateway", "prometheus", "traffic")
 
 
@@ -35,15 +41,19 @@ class State:
     kubeconfig: str
     pids: dict[str, int]
     clusters: dict[str, dict[str, str]]
+    aws: str = ""
+    """The endpoint of AWS, if that part was asked for."""
 
 
 def find(home: Path) -> State | None:
     """The sandbox that runs from this state folder, if all of it does."""
     try:
-        state = State(**json.loads((home / "sandbox.json").read_text()))
+        document: dict[str, Any] = json.loads((home / "sandbox.json").read_text())
+        ready = document.pop("ready", True)
+        state = State(**document)
     except (FileNotFoundError, json.JSONDecodeError, TypeError):
         return None
-    return state if all(_is_ours(pid) for pid in state.pids.values()) else None
+    return state if ready and all(_is_ours(pid) for pid in state.pids.values()) else None
 
 
 def start(
@@ -56,49 +66,72 @@ def start(
 ) -> State:
     """Start clusters (default: all enabled ones) and wait until they answer; a second start finds the first.
 
-    `parts` are gateway, prometheus and traffic; the API is always there. `rate` is requests per second and cluster.
+    `parts` are gateway, prometheus, traffic and aws; the API is always there. `rate` is requests per second and
+    cluster.
     """
-    if running := find(home):
-        return running
-    stop(home)
+    if unknown := sorted(set(parts) - set(PARTS)):
+        raise PermanentError(f"the sandbox has no part {unknown[0]}.", todo=f"Parts: {', '.join(PARTS)}.")
     home = home.absolute()
     path = topology or default_path()
     names = clusters or [cluster.name for cluster in Topology.load(path).enabled_clusters]
     for name in names:
         Topology.load(path).cluster(name)
+    with _alone(home):
+        if running := find(home):
+            return running
+        _end(home)
+        return _start(home, names, parts, path, rate)
+
+
+def _start(home: Path, names: list[str], parts: tuple[str, ...], path: Path, rate: float) -> State:
     (home / "log").mkdir(parents=True, exist_ok=True)
     processes: dict[str, subprocess.Popen[bytes]] = {}
+    endpoint = ""
+
+    def spawn(name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
+        processes[name] = _spawn(home, name, arguments)
+        _save(home, State("", {key: process.pid for key, process in processes.items()}, {}), ready=False)
+        return processes[name]
+
     try:
         for name in names:
             folder = home / "clusters" / name
             (folder / "ready.json").unlink(missing_ok=True)
             config = {
                 "cluster": name, "topology": str(path.absolute()), "images": str(project_folder() / "images.yaml"),
-                "folder": str(folder), "parts": [part for part in parts if part != "traffic"],
+                "folder": str(folder), "parts": [part for part in parts if part in ("gateway", "prometheus")],
             }  # fmt: skip
-            processes[name] = _spawn(home, name, ["-m", f"{MARK}.cluster", "--config", json.dumps(config)])
+            spawn(name, ["-m", f"{MARK}.cluster", "--config", json.dumps(config)])
+        if "aws" in parts:
+            port = _free_port()
+            endpoint = f"http://127.0.0.1:{port}"
+            spawn("aws", ["-m", f"{MARK}.aws", "--port", str(port)])
         found = {name: _wait_until_ready(home, name, processes[name]) for name in names}
         kubeconfig = _write_kubeconfig(home, Topology.load(path), found)
-        pids = {name: process.pid for name, process in processes.items()}
         if "traffic" in parts:
             for name, urls in found.items():
                 cluster = Topology.load(path).cluster(name)
                 host = Topology.load(path).environment_of(cluster).host
-                arguments = ["--edge", urls["edge"], "--host", host, "--services", urls["services"], "--namespace", cluster.namespace, "--rate", str(rate)]  # fmt: skip
-                traffic = _spawn(home, f"traffic-{name}", ["-m", f"{MARK}.traffic", *arguments])
-                processes[f"traffic-{name}"] = traffic
-                pids[f"traffic-{name}"] = traffic.pid
+                arguments = ["--edge", urls["edge"], "--host", host, "--services", urls["services"]]
+                arguments += ["--namespace", cluster.namespace, "--rate", str(rate)]
+                spawn(f"traffic-{name}", ["-m", f"{MARK}.traffic", *arguments])
+        if endpoint:
+            _wait_until_open(home, "aws", processes["aws"], port=int(endpoint.rsplit(":", 1)[1]))
     except BaseException:
-        for process in processes.values():
-            process.kill()
+        _end(home)
         raise
-    state = State(str(kubeconfig), pids, found)
-    (home / "sandbox.json").write_text(json.dumps(asdict(state), indent=1))
+    state = State(str(kubeconfig), {name: process.pid for name, process in processes.items()}, found, endpoint)
+    _save(home, state, ready=True)
     return state
 
 
 def stop(home: Path) -> bool:
     """End every process of the sandbox; True if there was one."""
+    with _alone(home):
+        return _end(home)
+
+
+def _end(home: Path) -> bool:
     path = home / "sandbox.json"
     try:
         pids: list[int] = list(json.loads(path.read_text())["pids"].values())
@@ -124,6 +157,39 @@ def memory(state: State) -> dict[str, int]:
         family = [process, *process.children(recursive=True)]
         result[name] = sum(member.memory_full_info().pss for member in family)
     return result
+
+
+@contextmanager
+def _alone(home: Path) -> Generator[None]:
+    """Hold the state folder's lock; the kernel gives it back however the holder ends (flock(2))."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "sandbox.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _save(home: Path, state: State, *, ready: bool) -> None:
+    """Replace the state file in one step: a reader sees a whole one."""
+    temporary = home / "sandbox.json.new"
+    temporary.write_text(json.dumps({**asdict(state), "ready": ready}, indent=1))
+    temporary.replace(home / "sandbox.json")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _wait_until_open(home: Path, name: str, process: subprocess.Popen[bytes], *, port: int) -> None:
+    log = home / "log" / f"{name}.log"
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise TemporaryError("a part of the sandbox does not answer.", target=name, todo=f"Log: {log}")
 
 
 def _spawn(home: Path, name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
