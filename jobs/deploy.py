@@ -59,12 +59,8 @@ def _actor(context: dg.OpExecutionContext) -> str:
 
 
 def control_job(description: str) -> Callable[[Callable[[], None]], dg.JobDefinition]:
-    """A job of the control plane: in one process, for a step in a new one costs many seconds; nothing left on disk."""
-    return dg.job(
-        description=description,
-        executor_def=dg.in_process_executor,
-        resource_defs={"io_manager": dg.mem_io_manager},
-    )
+    """A job of the control plane: in one process, for a step in a new one costs many seconds."""
+    return dg.job(description=description, executor_def=dg.in_process_executor)
 
 
 @dg.op(

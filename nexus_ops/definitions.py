@@ -13,6 +13,7 @@ defs = dg.Definitions(
     asset_checks=release_checks,
     jobs=JOBS,
     sensors=SENSORS,
-    resources={"nexus": NexusResource()},
+    # What ops hand on is a name or two: nothing of it belongs on disk.
+    resources={"nexus": NexusResource(), "io_manager": dg.mem_io_manager},
     executor=dg.in_process_executor,
 )

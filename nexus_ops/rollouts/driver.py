@@ -28,7 +28,7 @@ from nexus_ops.rollouts.prerequisites import check_prerequisites
 from nexus_ops.rollouts.record import NAME, Ledger, Record
 from nexus_ops.rollouts.routers import TrafficRouter, router_of
 from nexus_ops.rollouts.smoke import ask, extra_requests
-from nexus_ops.rollouts.strategy import StageName
+from nexus_ops.rollouts.strategy import BLUE_GREEN, StageName
 from nexus_ops.topology import project_folder
 
 LEASE = "rollout"
@@ -72,7 +72,8 @@ class Driver:
                 return Advance(
                     "done" if record.phase == "done" else "rolled-back", record, record.reason or record.said
                 )
-            if until_stage and record.phase == "running" and record.ended(until_stage):
+            # The last stage ends with the rollout itself: there is no later driver to close the record.
+            if until_stage not in (None, BLUE_GREEN[-1]) and record.phase == "running" and record.ended(until_stage):
                 return Advance("stage-done", record, f"{until_stage} is done")
             works = self.context.works(record.candidate.release)
             decision = decide(ledger, works, observe(self.context, record, self.router), self.context.clock())

@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 import aiohttp
 import uvloop
 
+MOST_OPEN = 50
+"""Orders that wait to be confirmed; with more, no new one is made: nobody answers there."""
+
 EXCLUSIVE = ("execution-engine", "payment-processor")
 
 
@@ -89,9 +92,10 @@ async def send_orders(
                 sent.append(identity)
 
         while not stop.is_set():
-            task = loop.create_task(one(uuid.uuid4().hex))
-            pending.add(task)
-            task.add_done_callback(pending.discard)
+            if len(pending) < MOST_OPEN:
+                task = loop.create_task(one(uuid.uuid4().hex))
+                pending.add(task)
+                task.add_done_callback(pending.discard)
             await asyncio.sleep(1 / rate)
         await asyncio.wait(pending, timeout=60) if pending else None
 

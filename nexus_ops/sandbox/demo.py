@@ -1,0 +1,188 @@
+"""The demo: the sandbox, the UI, and the platform deployed blue-green to staging and to production, as told in the terminal.
+
+Everything goes through Dagster's jobs, launched like from its UI. In the middle a run is killed, to show that it does
+not matter.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from rich.console import Console
+
+from nexus_ops.errors import TemporaryError
+from nexus_ops.sandbox import supervisor, ui
+from nexus_ops.topology import Topology, default_path
+
+STAGING, PRODUCTION = "staging-us-west-2", "production-us-west-2"
+LAUNCH = """
+mutation Launch($job: String!, $config: RunConfigData!, $tags: [ExecutionTag!], $assets: [AssetKeyInput!]) {
+  launchRun(executionParams: {
+    selector: {repositoryLocationName: "nexus_ops.definitions", repositoryName: "__repository__", jobName: $job,
+               assetSelection: $assets},
+    runConfigData: $config, executionMetadata: {tags: $tags}
+  }) { __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
+       ... on RunConfigValidationInvalid { errors { message } } }
+}"""
+STATUS = "query Status($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+ENDED = ("SUCCESS", "FAILURE", "CANCELED")
+
+
+class Demo:
+    """Tells and does."""
+
+    def __init__(self, home: Path, console: Console) -> None:
+        self.home = home
+        self.say = console.print
+        self.topology = Topology.load(default_path())
+
+    def run(self) -> None:
+        """The whole demo; leaves sandbox and UI running."""
+        began = time.monotonic()
+        self.say("[bold]1. The sandbox[/]: three clusters, gateways, Prometheus, traffic")
+        self.state = supervisor.start(self.home)
+        self.say(f"   up after {time.monotonic() - began:.1f} s; kubectl: export KUBECONFIG={self.state.kubeconfig}")
+        self.say("[bold]2. The UI[/]: Dagster's webserver and daemon")
+        self.ui = ui.start(self.home, environment={"KUBECONFIG": self.state.kubeconfig})
+        self.say(f"   [link={self.ui.url}]{self.ui.url}[/]")
+        self.say("[bold]3. Releases[/]: v1.0.0 and v1.1.0, rendered, checked, stored")
+        for environment in ("staging", "production"):
+            for version in ("v1.0.0", "v1.1.0"):
+                self.build(environment, version)
+        self.say("[bold]4. v1.0.0[/] to staging and to production: the first install")
+        for cluster in (STAGING, PRODUCTION):
+            self.deploy(cluster, "v1.0.0", monitor=10, hold=0)
+        self.say("[bold]5. v1.1.0[/] to staging, blue-green, under traffic")
+        self.deploy(STAGING, "v1.1.0", monitor=10, hold=5)
+        self.say("[bold]6. v1.1.0[/] to production; its run is killed with SIGKILL in the middle")
+        self.deploy(PRODUCTION, "v1.1.0", monitor=10, hold=5, kill=True)
+        self.say(f"\n[bold green]Done[/] in {time.monotonic() - began:.0f} s. Both environments run v1.1.0.")
+        self.say(f"Look at   {self.ui.url}/assets/deployment   what is deployed, with plan, timings and the way back")
+        self.say(f"          {self.ui.url}/runs   every run; and the sensors under Automation")
+        self.say("Try       the job `deploy` from the Launchpad: dry_run shows the plan; or the job `rollback`")
+        self.say("End it    make down")
+
+    def build(self, environment: str, version: str) -> None:
+        """Materialise the release of an environment."""
+        config = {"ops": {"release": {"config": {"version": version}}}}
+        tags = [{"key": "dagster/partition", "value": environment}]
+        run = self.launch("__ASSET_JOB", config, tags, assets=[{"path": ["release"]}])
+        self.wait_for_run(run)
+        self.say(f"   {environment} {version}: built, gates passed")
+
+    def deploy(self, cluster: str, version: str, *, monitor: int, hold: int, kill: bool = False) -> None:
+        """Deploy and tell every stage as it happens, from the record in the cluster."""
+        if self.version_of(cluster) == version:
+            self.say(f"   {cluster} runs {version} already")
+            return
+        config = {
+            "cluster": cluster,
+            "version": version,
+            "dry_run": False,
+            "monitor_seconds": monitor,
+            "hold_seconds": hold,
+        }
+        tags = [{"key": "cluster", "value": cluster}, {"key": "actor", "value": "demo"}]
+        run = self.launch("deploy", {"ops": {"plan": {"config": config}}}, tags)
+        self.say(f"   {cluster}: run {run[:8]} launched")
+        self.follow(cluster, version, self.kill_at_switch(run) if kill else None)
+        seen = self.ask_edge(cluster)
+        self.say(f"   users of {cluster} are answered by {seen}")
+
+    def follow(self, cluster: str, version: str, interfere: Callable[[dict[str, Any]], bool] | None) -> None:
+        """Print each new sentence of the record until the rollout is over."""
+        said, deadline = "", time.monotonic() + 300
+        while time.monotonic() < deadline:
+            record = self.record(cluster)
+            if record and record["candidate"]["version"] == version:
+                stage = next((s["name"] for s in record["stages"] if not s["ended"]), record["phase"])
+                if record["said"] != said:
+                    said = record["said"]
+                    self.say(f"     [dim]{stage:26}[/] {said}")
+                if interfere and interfere(record):
+                    interfere = None
+                if record["phase"] in ("done", "rolled-back"):
+                    return
+            time.sleep(0.2)
+        raise TemporaryError(
+            "the rollout did not end in time.", target=cluster, todo=f"Look at it in the UI: {self.ui.url}"
+        )
+
+    def kill_at_switch(self, run: str) -> Callable[[dict[str, Any]], bool]:
+        """Kill the run's process once traffic moves."""
+
+        def kill(record: dict[str, Any]) -> bool:
+            if record["weight"] != 100:
+                return False
+            for process in psutil.process_iter(["cmdline"]):
+                if any(run in part for part in process.info["cmdline"] or ()):
+                    os.kill(process.pid, signal.SIGKILL)
+                    self.say(
+                        f"     [bold red]SIGKILL[/] to the run's process {process.pid}; the rollout sensor will go on"
+                    )
+                    return True
+            return False
+
+        return kill
+
+    # ------------------------------------------------------------------ looking
+
+    def record(self, cluster: str) -> dict[str, Any] | None:
+        """The rollout's record, from the cluster."""
+        import json
+
+        found = self.topology.cluster(cluster)
+        url = f"{self.state.clusters[cluster]['api']}/api/v1/namespaces/{found.ops_namespace}/configmaps/rollout"
+        answer = httpx.get(url)
+        return json.loads(answer.json()["data"]["record"]) if answer.status_code == 200 else None
+
+    def version_of(self, cluster: str) -> str | None:
+        record = self.record(cluster)
+        return record["candidate"]["version"] if record and record["phase"] == "done" else None
+
+    def ask_edge(self, cluster: str) -> str:
+        host = self.topology.environment_of(self.topology.cluster(cluster)).host
+        answer = httpx.get(self.state.clusters[cluster]["edge"], headers={"Host": host})
+        return f"{answer.headers.get('x-nexus-version')} ({answer.headers.get('x-nexus-colour')})"
+
+    # ------------------------------------------------------------------ Dagster
+
+    def launch(self, job: str, config: dict[str, Any], tags: list[dict[str, str]], assets: Any = None) -> str:
+        """Launch a run through GraphQL, as the UI does; its id."""
+        variables = {"job": job, "config": config, "tags": tags, "assets": assets}
+        answer = self.graphql(LAUNCH, variables)["launchRun"]
+        if "run" not in answer:
+            raise TemporaryError(f"the run was not launched: {answer}", target=job)
+        return answer["run"]["runId"]
+
+    def wait_for_run(self, run: str) -> None:
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline:
+            status = self.graphql(STATUS, {"id": run})["runOrError"]["status"]
+            if status == "SUCCESS":
+                return
+            if status in ENDED:
+                raise TemporaryError(
+                    f"the run ended with {status}.", target=run, todo=f"Its log: {self.ui.url}/runs/{run}"
+                )
+            time.sleep(0.3)
+        raise TemporaryError("the run did not end in time.", target=run)
+
+    def graphql(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        answer = httpx.post(f"{self.ui.url}/graphql", json={"query": query, "variables": variables}, timeout=60)
+        body = answer.json()
+        if body.get("errors"):
+            raise TemporaryError(f"the UI refused: {body['errors'][0]['message']}", target=self.ui.url)
+        return body["data"]
+
+
+def run(home: Path) -> None:
+    """Run the demo from a state folder."""
+    Demo(home, Console(highlight=False)).run()
