@@ -192,7 +192,8 @@ class DeploymentController:
                 if rs["metadata"]["labels"].get("pod-template-hash") == wanted
             ),
         }
-        missing = max(0, spec["replicas"] - counts["availableReplicas"])
+        asked = sum(rs["spec"].get("replicas", 0) for rs in sets)
+        missing = max(0, asked - counts["availableReplicas"])
         status: Object = {"observedGeneration": deployment["metadata"]["generation"]}
         status |= {key: value for key, value in counts.items() if value}
         if missing:
@@ -240,8 +241,11 @@ class DeploymentController:
         if failure:
             said["ReplicaFailure"] = ("True", failure["reason"], failure["message"])
         before = {c["type"]: c for c in old.get("conditions") or ()}
+        first = ["Progressing"] if deployment["spec"].get("paused") else []
+        order = [kind for kind in dict.fromkeys([*before, *first, *said]) if kind in said]
         result: list[Object] = []
-        for kind, (status, reason, message) in said.items():
+        for kind in order:
+            status, reason, message = said[kind]
             was = before.get(kind)
             if was and (was["status"], was["reason"]) == (status, reason):
                 result.append(was)

@@ -13,8 +13,9 @@ import yaml
 from aiohttp import web
 
 from nexus_ops.sandbox.kube import discovery
-from nexus_ops.sandbox.kube.errors import ApiError
+from nexus_ops.sandbox.kube.errors import ApiError, Cause, invalid
 from nexus_ops.sandbox.kube.faults import Faults
+from nexus_ops.sandbox.kube.options import check_delete_options, check_list_options
 from nexus_ops.sandbox.kube.proxy import Proxy
 from nexus_ops.sandbox.kube.registry import Registry, Request, scale_of
 from nexus_ops.sandbox.kube.resources import Resource
@@ -103,7 +104,10 @@ class Api:
         if path.startswith(("/api/", "/apis/")) and (match := PATH.match(path)):
             target = self._target(match, request)
             if target is None:
-                raise ApiError(404, NO_RESOURCE)
+                group, version = match["group"] or "", match["core"] or match["version"]
+                if version not in self.store.resources.versions().get(group, ()):
+                    return web.Response(status=404, text="404 page not found\n")
+                raise ApiError(404, NO_RESOURCE, details={})
             return await self._serve(request, target)
         return self._meta(path.rstrip("/") or "/")
 
@@ -134,7 +138,7 @@ class Api:
         if found is not None:
             return answer(found)
         if parts[0] == "apis" and len(parts) == 3 and discovery.group(resources, parts[1]):
-            raise ApiError(404, NO_RESOURCE)
+            raise ApiError(404, NO_RESOURCE, details={})
         return web.Response(status=404, text="404 page not found\n")
 
     def _target(self, match: re.Match[str], request: web.Request) -> Target | None:
@@ -164,7 +168,7 @@ class Api:
             return self._evict(target)
         known = {"status": resource.status, "scale": resource.scale, "finalize": resource.plural == "namespaces"}
         if sub is not None and not known.get(sub):
-            raise ApiError(404, NO_RESOURCE)
+            raise ApiError(404, NO_RESOURCE, details={})
         handler = self._verb(request.method, target)
         return await handler(request, target)
 
@@ -188,6 +192,7 @@ class Api:
         selection = Selection.parse(target.resource, target.namespace, request.query)
         if target.watch:
             return await self._watch(request, selection)
+        check_list_options(request.query)
         found = list_objects(self.store, selection, request.query)
         if "as=Table" in request.headers.get("Accept", ""):
             return self._table(request, target, found["items"], found["metadata"])
@@ -238,7 +243,7 @@ class Api:
     def _log(self, request: web.Request, target: Target) -> web.Response:
         self.store.get("pods", target.namespace, target.name or "")
         if self.read_log is None:
-            raise ApiError(404, NO_RESOURCE)
+            raise ApiError(404, NO_RESOURCE, details={})
         return web.Response(text=self.read_log(target.namespace or "", target.name or "", dict(request.query)))
 
     # ------------------------------------------------------------------ writing
@@ -246,7 +251,9 @@ class Api:
     def _request(self, request: web.Request, target: Target) -> Request:
         query = request.query
         if query.get("dryRun") not in (None, "", "All"):
-            raise ApiError(422, f'dryRun: Unsupported value: "{query["dryRun"]}"', "Invalid")
+            kind = {"POST": "CreateOptions", "PUT": "UpdateOptions"}.get(request.method, "PatchOptions")
+            text = f'Unsupported value: []string{{"{query["dryRun"]}"}}: supported values: "All"'
+            raise invalid(kind, "meta.k8s.io", "", [Cause("dryRun", text, "FieldValueNotSupported")])
         agent = request.headers.get("User-Agent", "unknown").split("/", 1)[0]
         return Request(
             resource=target.resource,
@@ -325,7 +332,7 @@ class Api:
             raise ApiError(403, f'namespaces "{name}" is forbidden: this namespace may not be deleted', details=details)
         old = self.store.get(resource.key, target.namespace, name)
         self._check_preconditions(target, old, options.get("preconditions") or {})
-        if request.query.get("dryRun") == "All" or options.get("dryRun"):
+        if options.get("dryRun"):
             obj, gone = old, True
         else:
             obj, gone = self.store.delete(
@@ -357,6 +364,9 @@ class Api:
             options["gracePeriodSeconds"] = int(request.query["gracePeriodSeconds"])
         if "propagationPolicy" in request.query:
             options["propagationPolicy"] = request.query["propagationPolicy"]
+        if "dryRun" in request.query:
+            options["dryRun"] = request.query.getall("dryRun")
+        check_delete_options(options)
         return options
 
     @staticmethod
@@ -368,7 +378,7 @@ class Api:
                 raise ApiError(
                     409,
                     f'Operation cannot be fulfilled on {resource.key} "{name}": {what}',
-                    details={"name": name, "kind": resource.plural},
+                    details={"name": name, "kind": resource.kind},
                 )
 
     def _finalize(self, target: Target, body: Object) -> Object:

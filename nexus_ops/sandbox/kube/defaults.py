@@ -58,9 +58,6 @@ def _container(container: Object) -> None:
     latest = "@" not in image and (image.endswith(":latest") or ":" not in image.rsplit("/", 1)[-1])
     container.setdefault("imagePullPolicy", "Always" if latest else "IfNotPresent")
     container.setdefault("resources", {})
-    limits, requests = container["resources"].get("limits"), container["resources"].get("requests")
-    if limits:
-        container["resources"]["requests"] = {**limits, **(requests or {})}
     for port in container.get("ports") or ():
         port.setdefault("protocol", "TCP")
     for variable in container.get("env") or ():
@@ -164,6 +161,9 @@ def _namespace(obj: Object) -> None:
 def _pod(obj: Object) -> None:
     spec = obj.setdefault("spec", {})
     _pod_spec(spec)
+    for container in [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]:
+        if limits := (container.get("resources") or {}).get("limits"):
+            container["resources"]["requests"] = {**limits, **(container["resources"].get("requests") or {})}
     spec.setdefault("serviceAccountName", "default")
     spec.setdefault("serviceAccount", spec["serviceAccountName"])
     spec.setdefault("enableServiceLinks", True)
@@ -191,6 +191,18 @@ def _definition(obj: Object) -> None:
     }
 
 
+def _network_policy(obj: Object) -> None:
+    spec = obj.setdefault("spec", {})
+    spec.setdefault("policyTypes", ["Ingress", "Egress"] if spec.get("egress") else ["Ingress"])
+    for rule in [*(spec.get("ingress") or ()), *(spec.get("egress") or ())]:
+        for port in rule.get("ports") or ():
+            port.setdefault("protocol", "TCP")
+
+
+def _ingress(obj: Object) -> None:
+    obj.setdefault("status", {"loadBalancer": {}})
+
+
 def _secret(obj: Object) -> None:
     import base64
 
@@ -213,5 +225,7 @@ _BY_KEY = {
     "horizontalpodautoscalers.autoscaling": _autoscaler,
     "namespaces": _namespace,
     "secrets": _secret,
+    "networkpolicies.networking.k8s.io": _network_policy,
+    "ingresses.networking.k8s.io": _ingress,
     "customresourcedefinitions.apiextensions.k8s.io": _definition,
 }

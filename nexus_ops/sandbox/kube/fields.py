@@ -31,7 +31,7 @@ UNOWNED = {
 ALWAYS_THERE = {
     ("f:spec",), ("f:status",), ("f:spec", "f:strategy"), ("f:spec", "f:template"),
     ("f:spec", "f:template", "f:metadata"), ("f:spec", "f:template", "f:spec"), ("f:spec", "f:scaleTargetRef"),
-    ("f:spec", "f:names"), ("f:spec", "f:containers"), ("f:spec", "f:template", "f:spec", "f:containers"),
+    ("f:spec", "f:names"), ("f:spec", "f:podSelector"), ("f:spec", "f:containers"), ("f:spec", "f:template", "f:spec", "f:containers"),
 }  # fmt: skip
 """Structs that exist in an empty object already: a manager that creates one owns its fields, not the struct."""
 
@@ -68,6 +68,9 @@ def _flatten(value: Any, schema: Schema, path: Path, result: dict[Path, Any]) ->
                 result[(*path, "v:" + compact(item))] = item
             else:
                 place = (*path, key_element(item_key(item, schema)))
+                if is_atomic_map(items_of(schema)):
+                    result[place] = item
+                    continue
                 result[place] = ITEM
                 for key, part in item.items() if isinstance(item, dict) else ():
                     _flatten(part, field_of(items_of(schema), key), (*place, f"f:{key}"), result)
@@ -85,7 +88,7 @@ def changed_paths(old: dict[Path, Any], new: dict[Path, Any], *, built_in: bool)
     return {
         path
         for path, value in new.items()
-        if (path not in old and not (built_in and value is CONTAINER and path in ALWAYS_THERE))
+        if (path not in old and not (built_in and (value is CONTAINER or value == {}) and path in ALWAYS_THERE))
         or (path in old and value is not CONTAINER and old[path] != value)
     }
 
@@ -99,7 +102,7 @@ def to_fields(paths: Iterable[Path]) -> dict[str, Any]:
         node = root
         for element in path:
             node = node.setdefault(element, {})
-        if path in inner or path[-1].startswith("k:"):
+        if path in inner:
             node["."] = {}
     return root
 

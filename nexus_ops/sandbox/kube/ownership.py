@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,13 @@ class Conflict:
 
 
 def track_update(
-    old: Object | None, new: Object, resource: Resource, manager: str, subresource: str | None, now: str
+    old: Object | None,
+    new: Object,
+    resource: Resource,
+    manager: str,
+    subresource: str | None,
+    now: str,
+    unowned: Collection[f.Path] = (),
 ) -> None:
     """Write into `new` who owns what after an update by `manager`."""
     if old is not None and not old["metadata"].get("managedFields"):
@@ -45,6 +51,7 @@ def track_update(
     now_is = f.flatten(new, schema)
     relevant = _relevance(subresource)
     changed = {path for path in f.changed_paths(was, now_is, built_in=not resource.custom) if relevant(path)}
+    changed -= set(unowned)
     gone = {path for path in was if path not in now_is}
     entries = [dict(entry) for entry in new["metadata"].get("managedFields") or ()]
     result: list[Object] = []

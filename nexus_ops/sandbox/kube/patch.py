@@ -78,7 +78,19 @@ def _merge_list(target: list[Any], patch: list[Any], key: str, schema: Schema) -
             result = [*result, strategic_merge({}, item, schema)]
         else:
             result = [*result[:index], strategic_merge(result[index], item, schema), *result[index + 1 :]]
-    return result
+    return _patched_first(result, [item[key] for item in patch], [item.get(key) for item in target], key)
+
+
+def _patched_first(merged: list[Any], patched: list[Any], there: list[Any], key: str) -> list[Any]:
+    """Patched items in the patch's order, the others where they stood; a new item comes before those that follow."""
+    items = {item.get(key): item for item in merged}
+    ours = [name for name in dict.fromkeys(patched) if name in items]
+    rest = [name for name in items if name not in ours]
+    result: list[Any] = []
+    while ours and rest:
+        later = ours[0] in there and there.index(ours[0]) > there.index(rest[0])
+        result.append((rest if later else ours).pop(0))
+    return [items[name] for name in [*result, *ours, *rest]]
 
 
 def _reorder(result: dict[str, Any], name: str, order: list[Any], schema: Schema) -> None:
@@ -97,12 +109,11 @@ def json_patch(target: Any, operations: Any) -> Any:
     for operation in operations:
         try:
             _operate(document, operation)
-        except (KeyError, IndexError, ValueError, TypeError) as error:
-            path = operation.get("path") if isinstance(operation, dict) else operation
+        except (KeyError, IndexError, ValueError, TypeError):
             raise ApiError(
                 422,
                 "the server rejected our request due to an error in our request",
-                details={"causes": [{"message": f"{path}: {error}", "reason": "FieldValueInvalid", "field": "patch"}]},
+                details={},
             ) from None
     return document[""]
 

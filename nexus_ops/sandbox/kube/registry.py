@@ -22,6 +22,11 @@ from nexus_ops.sandbox.kube.validation import MICRO_TIME, problems, prune, wrong
 Object = dict[str, Any]
 
 SCALE = Resource("autoscaling", "v1", "scale", "Scale")
+SERVER_CHOSEN = {
+    "services": ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"),
+    "pods": ("preemptionPolicy", "priority", "serviceAccount", "serviceAccountName", "tolerations"),
+}
+"""Parts of a spec that the server picks after the writer's fields were noted: nobody owns them."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,12 @@ class Registry:
             raise ApiError(500, "resourceVersion should not be set on objects to be created", "")
         obj = self._decode(request, body)
         self._check_namespace(replace(request, name=obj["metadata"].get("name")))
+        given = obj.get("spec") or {}
+        unowned = {("f:spec", f"f:{name}") for name in SERVER_CHOSEN.get(resource.key, ()) if name not in given}
         self._prepare(request, obj, None)
-        return self._dry(request, lambda: self.store.create(resource.key, obj, manager=request.manager))
+        return self._dry(
+            request, lambda: self.store.create(resource.key, obj, manager=request.manager, unowned=unowned)
+        )
 
     def update(self, request: Request, body: Object) -> Object:
         """PUT: a whole object in place of the stored one."""
@@ -72,7 +81,8 @@ class Registry:
             self._prepare(request, obj, None)
             return self._dry(request, lambda: self.store.create(resource.key, obj, manager=request.manager))
         old = self.store.get(resource.key, request.namespace, name)
-        if resource.key == "leases.coordination.k8s.io" and not obj["metadata"].get("resourceVersion"):
+        conditional = resource.custom or resource.key == "leases.coordination.k8s.io"
+        if conditional and not obj["metadata"].get("resourceVersion"):
             text = "Invalid value: 0x0: must be specified for an update"
             raise invalid(resource.plural, resource.group, name, [Cause("metadata.resourceVersion", text)])
         return self._write(request, old, obj)
@@ -338,7 +348,7 @@ class Registry:
 
     @staticmethod
     def _scale_conflict(request: Request, old: Object, replicas: int) -> None:
-        if replicas == old["spec"].get("replicas") or request.force:
+        if replicas == old["spec"].get("replicas") or request.force or not old["spec"].get("replicas"):
             return
         conflicts = [
             ownership.Conflict(

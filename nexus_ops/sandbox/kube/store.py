@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,8 +77,16 @@ class Store:
 
     # ------------------------------------------------------------------ writing
 
-    def create(self, key: str, obj: Object, *, manager: str | None = None, apply_fields: Any = None) -> Object:
-        """Store a new object; 409 when it is there. `manager` is recorded as owner of its fields."""
+    def create(
+        self,
+        key: str,
+        obj: Object,
+        *,
+        manager: str | None = None,
+        apply_fields: Any = None,
+        unowned: Collection[tuple[str, ...]] = (),
+    ) -> Object:
+        """Store a new object; 409 when it is there. `manager` is recorded as owner of its fields but `unowned`."""
         resource = self.resources.by_key(key)
         obj = copy.deepcopy(obj)
         meta = obj.setdefault("metadata", {})
@@ -103,7 +111,9 @@ class Store:
         if apply_fields is not None:
             meta["managedFields"] = apply_fields
         elif manager is not None:
-            track_update(None, obj, resource, manager, None, timestamp())
+            track_update(None, obj, resource, manager, None, timestamp(), unowned)
+        if not meta.get("managedFields"):
+            meta.pop("managedFields", None)
         return self._put(key, place, obj, None, "ADDED")
 
     def update(

@@ -49,13 +49,15 @@ def list_objects(store: Store, selection: Selection, query: Any) -> Object:
         text = f'Invalid value: "{wanted}": strconv.ParseUint: parsing "{wanted}": invalid syntax'
         raise ApiError(500, f"resourceVersion: {text}", "")
     if wanted and int(wanted) > store.version:
-        raise ApiError(504, f"Too large resource version: {wanted}, current: {store.version}", "Timeout")
+        details: Object = {"causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]}
+        details["retryAfterSeconds"] = 1
+        raise ApiError(504, f"Too large resource version: {wanted}, current: {store.version}", "Timeout", details)
     if token := query.get("continue"):
         version, start = _read_token(token)
     elif query.get("resourceVersionMatch") == "Exact" and wanted and int(wanted) < _oldest(store):
         raise ApiError(410, f"The provided resource version {wanted} is too old.", "Expired")
     meta: Object = {"resourceVersion": str(version)}
-    limit = int(query.get("limit") or 0)
+    limit = max(0, int(query.get("limit") or 0))
     if limit and start + limit < len(found):
         meta["continue"] = _write_token(version, start + limit)
         meta["remainingItemCount"] = len(found) - start - limit
@@ -99,7 +101,7 @@ async def watch_events(store: Store, selection: Selection, query: Any) -> AsyncI
             if initial:
                 yield _bookmark(selection.resource, store.version, {"k8s.io/initial-events-end": "true"})
         else:
-            if int(wanted) < _oldest(store) - 1 and len(store.history) == store.history.maxlen or int(wanted) < 1000:
+            if (int(wanted) < _oldest(store) - 1 and len(store.history) == store.history.maxlen) or int(wanted) < 1000:
                 text = f"too old resource version: {wanted} ({store.version})"
                 yield {"type": "ERROR", "object": ApiError(410, text, "Expired").body()}
                 return
