@@ -33,7 +33,10 @@ def check_list_options(query: Any) -> None:
     limit, version, match = query.get("limit"), query.get("resourceVersion"), query.get("resourceVersionMatch")
     if limit and not limit.lstrip("-").isdigit():
         raise ApiError(400, f'strconv.ParseInt: parsing "{limit}": invalid syntax')
-    if query.get("watch") in ("true", "1") or not match:
+    if query.get("sendInitialEvents") is not None:
+        text = "Forbidden: sendInitialEvents is forbidden for list"
+        raise invalid("ListOptions", GROUP, "", [Cause("sendInitialEvents", text, "FieldValueForbidden")])
+    if not match:
         if query.get("continue") and version not in (None, "", "0"):
             raise ApiError(400, "specifying resource version is not allowed when using continue")
         return

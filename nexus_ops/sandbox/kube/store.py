@@ -332,7 +332,9 @@ class Store:
 
             def release(obj: Object) -> None:
                 owners = [owner for owner in _owners(obj) if owner["uid"] != uid]
-                obj["metadata"]["ownerReferences"] = owners
+                del obj["metadata"]["ownerReferences"]
+                if owners:
+                    obj["metadata"]["ownerReferences"] = owners
 
             self.edit(key, namespace, name, release)
 

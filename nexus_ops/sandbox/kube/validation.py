@@ -12,6 +12,7 @@ from nexus_ops.sandbox.kube.schema import Schema, field_of, items_of, resolve
 Object = dict[str, Any]
 LABEL = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
 SUBDOMAIN = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+STANDARD_FINALIZERS = ("kubernetes", "orphan", "foregroundDeletion", "customresourcecleanup.apiextensions.k8s.io")
 CONFIG_KEY = re.compile(r"^[-._a-zA-Z0-9]+$")
 LABEL_VALUE = re.compile(r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$")
 MICRO_TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)$")
@@ -110,7 +111,7 @@ def violations(value: Any, schema: Schema, path: str) -> list[Cause]:
 
 def problems(resource: Resource, obj: Object, old: Object | None) -> list[Cause]:
     """What is wrong with an object that decodes well."""
-    found = _metadata(resource, obj)
+    found = _metadata(resource, obj) + _finalizers(obj["metadata"], old)
     if resource.custom and resource.schema:
         body = {key: value for key, value in obj.items() if key not in ("apiVersion", "kind", "metadata")}
         found += violations(body, resolve(resource.schema), "")
@@ -143,6 +144,24 @@ def _metadata(resource: Resource, obj: Object) -> list[Cause]:
                 )
             )
         del key
+    return found
+
+
+def _finalizers(meta: Object, old: Object | None) -> list[Cause]:
+    names: list[str] = meta.get("finalizers") or []
+    text = 'Invalid value: "{}": name is neither a standard finalizer name nor is it fully qualified'
+    found = [
+        Cause(f"metadata.finalizers[{index}]", text.format(name))
+        for index, name in enumerate(names)
+        if "/" not in name and name not in STANDARD_FINALIZERS
+    ]
+    if old and old["metadata"].get("deletionTimestamp"):
+        new = [name for name in names if name not in (old["metadata"].get("finalizers") or [])]
+        if new:
+            shown = ", ".join(f'"{name}"' for name in new)
+            what = "no new finalizers can be added if the object is being deleted, found new finalizers"
+            text = f"Forbidden: {what} []string{{{shown}}}"
+            found += [Cause("metadata.finalizers", text, "FieldValueForbidden")] * 2
     return found
 
 

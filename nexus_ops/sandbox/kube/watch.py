@@ -150,6 +150,9 @@ def check_watch(query: Any) -> None:
     if wanted and not wanted.isdigit():
         text = f'Invalid value: "{wanted}": strconv.ParseUint: parsing "{wanted}": invalid syntax'
         raise ApiError(500, f"resourceVersion: {text}", "")
+    if query.get("sendInitialEvents") is not None and query.get("resourceVersionMatch") != "NotOlderThan":
+        text = "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
+        raise invalid("ListOptions", "meta.k8s.io", "", [Cause("resourceVersionMatch", text, "FieldValueForbidden")])
     if query.get("resourceVersionMatch") and query.get("sendInitialEvents") is None:
         text = "Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
         raise invalid("ListOptions", "meta.k8s.io", "", [Cause("resourceVersionMatch", text, "FieldValueForbidden")])
