@@ -32,7 +32,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ready, deadline, pause = folder / "ready.json", time.monotonic() + 30, threading.Event()
     try:
         while not ready.exists():
-            assert process.poll() is None and time.monotonic() < deadline, "the cluster did not start"
+            assert process.poll() is None, "the cluster ended"
+            assert time.monotonic() < deadline, "the cluster did not start"
             pause.wait(0.05)
         yield json.loads(ready.read_text())["api"]
     finally:
