@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
@@ -78,7 +78,7 @@ def _loader() -> Any:
 
 
 @contextmanager
-def _unpacked(files: Mapping[str, bytes]) -> Iterator[str]:
+def _unpacked(files: Mapping[str, bytes]) -> Generator[str]:
     """The chart as a folder, which is what the engine reads."""
     with tempfile.TemporaryDirectory(prefix="nexus-chart-") as folder:
         for name, data in files.items():
