@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from nexus_ops.clusters.apply import ApplySet, apply_rendering
 from nexus_ops.clusters.errors import NotReady
@@ -264,7 +264,7 @@ class Driver:
         self._write(lambda current: replace(current, phase="rolled-back", said=decision.why))
         self._archive()
 
-    _STEPS: dict[str, Callable[[Any, Record, Decision], Advance | None]] = {
+    _STEPS: ClassVar[dict[str, Callable[[Any, Record, Decision], Advance | None]]] = {
         "validate": _validate,
         "apply": _apply,
         "scale": _scale,

@@ -41,7 +41,11 @@ def observe(context: RolloutContext, record: Record, router: TrafficRouter) -> O
     stage = record.stage.name if record.stage else None
     back = record.phase == "rolling-back"
     # Before the switch nothing has been routed to the candidate, and there is nothing to see.
-    looks_at_edge = back and record.applied or stage in ("switch-traffic", "monitor-health", "cleanup-blue-environment")
+    looks_at_edge = (back and record.applied) or stage in (
+        "switch-traffic",
+        "monitor-health",
+        "cleanup-blue-environment",
+    )
     weight = router.observed_weight(record.candidate.colour) if looks_at_edge else None
     if not looks_at_edge or (back and not record.applied):
         return Observed(observe_pods(context), weight)

@@ -98,7 +98,7 @@ async def serve(config: dict[str, Any]) -> None:
     topology = Topology.load(Path(config["topology"]))
     cluster = topology.cluster(config["cluster"])
     folder = Path(config["folder"])
-    folder.mkdir(parents=True, exist_ok=True)
+    os.makedirs(folder, exist_ok=True)
     store, faults, journal = Store(), Faults(), Journal()
     runner = Runner(store)
     for controller in (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -77,7 +77,7 @@ def deployment(version: int, replicas: int, port: int, **pod: Any) -> Object:
 
 
 @asynccontextmanager
-async def world(**behaviours: Behaviour) -> AsyncIterator[World]:
+async def world(**behaviours: Behaviour) -> AsyncGenerator[World]:
     store, journal = Store(), Journal()
     runner = Runner(store)
     for kind in (

@@ -75,7 +75,7 @@ def violations(value: Any, schema: Schema, path: str) -> list[Cause]:
     """What a custom resource's structural schema refuses."""
     found: list[Cause] = []
     if value is None:
-        return [] if schema.get("nullable") else []
+        return []
     wanted = schema.get("type")
     if wanted in TYPES and not schema.get("x-kubernetes-int-or-string"):
         ok = isinstance(value, TYPES[wanted]) and not (wanted in ("integer", "number") and isinstance(value, bool))
