@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from nexus_ops.clusters.client import GATEWAY, HTTP_ROUTE, Kind
 from nexus_ops.errors import OperationError
 from nexus_ops.releases.gates import evaluate
 from nexus_ops.releases.model import Release
+from nexus_ops.releases.rendering import Rendering
 from nexus_ops.rollouts.context import RolloutContext
 
 SECRET = Kind("v1", "Secret")
@@ -33,7 +34,7 @@ def check_prerequisites(context: RolloutContext, release: Release) -> list[Check
     checks += [
         Check(f"gate: {gate.name}", " ".join(gate.problems[:3])) for gate in evaluate(renderings, context.topology)
     ]
-    return [*checks, *_definitions(context), *_secrets(context, release), _prometheus(context)]
+    return [*checks, *_definitions(context), *_secrets(context, renderings), _prometheus(context)]
 
 
 def _reachable(context: RolloutContext) -> Check:
@@ -53,13 +54,17 @@ def _definitions(context: RolloutContext) -> Iterator[Check]:
         yield Check(f"kind {kind.kind}", problem)
 
 
-def _secrets(context: RolloutContext, release: Release) -> Iterator[Check]:
-    """Secrets that the components refer to, with the keys that they need. Values are not looked at."""
+def _secrets(context: RolloutContext, renderings: Iterable[Rendering]) -> Iterator[Check]:
+    """Secrets that the pods refer to, with the keys that they need. Values are not looked at."""
     wanted: dict[str, set[str]] = {}
-    for component in release.components.values():
-        for value in component["environment"].values():
-            if not isinstance(value, str):
-                wanted.setdefault(value["secret"], set()).add(value["key"])
+    for deployment in (obj for rendering in renderings for obj in rendering.of_kind("Deployment")):
+        pod = deployment["spec"]["template"]["spec"]
+        for variable in (variable for container in pod["containers"] for variable in container.get("env") or ()):
+            if reference := (variable.get("valueFrom") or {}).get("secretKeyRef"):
+                wanted.setdefault(reference["name"], set()).add(reference["key"])
+        for volume in pod.get("volumes") or ():
+            if "secret" in volume:  # mounted whole: any keys will do
+                wanted.setdefault(volume["secret"]["secretName"], set())
     for name, keys in sorted(wanted.items()):
         secret = context.client.get(SECRET, name, context.cluster.namespace)
         missing = sorted(keys - set((secret or {}).get("data") or {}))
