@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 from rich.console import Console
 
 from nexus_ops.errors import TemporaryError
@@ -32,6 +31,15 @@ mutation Launch($job: String!, $config: RunConfigData!, $tags: [ExecutionTag!], 
        ... on RunConfigValidationInvalid { errors { message } } }
 }"""
 STATUS = "query Status($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+RESUMED = """
+query Resumed($tags: [ExecutionTag!]) {
+  runsOrError(filter: {pipelineName: "resume_rollout", tags: $tags}, limit: 1) { ... on Runs { results { runId } } }
+}"""
+EVENTS = """
+query Events($id: ID!) {
+  logsForRun(runId: $id) { ... on EventConnection { events {
+    ... on EngineEvent { metadataEntries { label ... on TextMetadataEntry { text } } } } } }
+}"""
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 
 
@@ -93,6 +101,8 @@ class Demo:
         run = self.launch("deploy", {"ops": {"plan": {"config": config}}}, tags)
         self.say(f"   {cluster}: run {run[:8]} launched")
         self.follow(cluster, version, self.kill_at_switch(run) if kill else None)
+        if kill:
+            self.say_who_ended(run, cluster)
         seen = self.ask_edge(cluster)
         self.say(f"   users of {cluster} are answered by {seen}")
 
@@ -121,16 +131,34 @@ class Demo:
         def kill(record: dict[str, Any]) -> bool:
             if record["weight"] != 100:
                 return False
-            for process in psutil.process_iter(["cmdline"]):
-                if any(run in part for part in process.info["cmdline"] or ()):
-                    os.kill(process.pid, signal.SIGKILL)
-                    self.say(
-                        f"     [bold red]SIGKILL[/] to the run's process {process.pid}; the rollout sensor will go on"
-                    )
-                    return True
-            return False
+            pid = self.process_of(run)
+            os.kill(pid, signal.SIGKILL)
+            self.say(f"     [bold red]SIGKILL[/] to the run's process {pid}; the rollout sensor will go on")
+            return True
 
         return kill
+
+    def say_who_ended(self, run: str, cluster: str) -> None:
+        """Name the run that went on after the kill; an error when the killed run ended by itself after all."""
+        record = self.record(cluster) or {}
+        tags = [{"key": "cluster", "value": cluster}, {"key": "rollout", "value": record.get("id", "")}]
+        runs = self.graphql(RESUMED, {"tags": tags})["runsOrError"]["results"]
+        if self.graphql(STATUS, {"id": run})["runOrError"]["status"] == "SUCCESS" or not runs:
+            raise TemporaryError("the run ended by itself: the kill did not reach it.", target=run)
+        self.say(f"   run {run[:8]} is dead; the sensor's run {runs[0]['runId'][:8]} brought its rollout to the end")
+
+    def process_of(self, run: str) -> int:
+        """The process that executes a run, as Dagster tells it.
+
+        Not one whose command line names the run: that is the helper that captures the run's output, and killing it
+        disturbs nothing.
+        """
+        events = self.graphql(EVENTS, {"id": run})["logsForRun"]["events"]
+        entries = [entry for event in events for entry in event.get("metadataEntries") or ()]
+        pid = next((int(entry["text"]) for entry in entries if entry["label"] == "pid"), None)
+        if pid is None or os.getsid(pid) != self.ui.pid:
+            raise TemporaryError("the run has no process of this UI's.", target=run)
+        return pid
 
     # ------------------------------------------------------------------ looking
 
