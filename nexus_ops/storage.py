@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from nexus_ops.errors import PermanentError, TemporaryError
 
@@ -50,7 +50,7 @@ class ObjectStore:
         if parts.scheme not in ("file", "s3", "gs", "az", "memory"):
             raise PermanentError("no such kind of object store.", target=url, todo="Known: file, s3, gs, az.")
         if parts.scheme == "file":
-            Path(parts.path).mkdir(parents=True, exist_ok=True)
+            Path(unquote(parts.path)).mkdir(parents=True, exist_ok=True)
         return cls(from_url(url, **options), f"{parts.scheme}://{parts.hostname or ''}{parts.path}")
 
     def put(self, key: str, data: bytes, *, create: bool = False) -> None:

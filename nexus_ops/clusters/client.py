@@ -150,6 +150,11 @@ class ClusterClient:
                 with self._http.stream(
                     "GET", self.path(kind, namespace), params=params, timeout=httpx2.Timeout(10, read=left + 1)
                 ) as answer:
+                    if answer.status_code in (*BUSY, 410):
+                        version = "" if answer.status_code == 410 else version
+                        yield None
+                        self._pause(0.5)
+                        continue
                     if answer.status_code != 200:
                         answer.read()
                         raise self._refusal(f"{kind.kind} in {namespace}", answer)

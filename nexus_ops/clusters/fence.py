@@ -58,9 +58,13 @@ class Fenced:
         owners = {entry["manager"]: entry for entry in applied["metadata"].get("managedFields") or ()}
         mine = owners.get(ROLLOUT, {}).get("fieldsV1", {})
         if "f:template" in mine.get("f:spec", {}):
-            live = self.client.get(DEPLOYMENT, meta["name"], meta.get("namespace")) or applied
+            # Even when the replicas are right already: applying them alone is what gives the rest up.
             return self._set(
-                DEPLOYMENT, meta["name"], meta["namespace"], {"spec": {"replicas": live["spec"]["replicas"]}}
+                DEPLOYMENT,
+                meta["name"],
+                meta["namespace"],
+                lambda live: {"spec": {"replicas": live["spec"]["replicas"]}},
+                always=True,
             )
         return applied
 
@@ -79,23 +83,33 @@ class Fenced:
     def apply_routed(self, obj: Object) -> Object:
         """Apply a routed object as it is given (weights included), against the version that was read."""
         meta = obj["metadata"]
-        live = self.client.get(Kind.of(obj), meta["name"], meta.get("namespace"))
-        body = copy.deepcopy(obj)
-        if live is not None:
-            self._check(live)
-            body["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
-        body["metadata"].setdefault("annotations", {})[FENCE] = str(self.token)
-        self.lease.check()
-        return self.client.apply(body, manager=ROLLOUT, force=True)
+        for _ in range(TRIES):
+            live = self.client.get(Kind.of(obj), meta["name"], meta.get("namespace"))
+            body = copy.deepcopy(obj)
+            if live is not None:
+                self._check(live)
+                body["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
+            body["metadata"].setdefault("annotations", {})[FENCE] = str(self.token)
+            self.lease.check()
+            try:
+                return self.client.apply(body, manager=ROLLOUT, force=True)
+            except Conflict:
+                continue  # its controller wrote a status, or another driver took over: the fence will tell
+        raise Conflict(f"{obj['kind']} {meta['name']} changes faster than it can be written.", target=self.client.name)
 
     def delete(self, kind: Kind, name: str, namespace: str | None) -> None:
-        """Delete an object as it was read."""
-        live = self.client.get(kind, name, namespace)
-        if live is None:
-            return
-        self._check(live)
-        self.lease.check()
-        self.client.delete(kind, name, namespace, version=live["metadata"]["resourceVersion"])
+        """Delete an object as it was read; read again when its controller wrote a status meanwhile."""
+        for _ in range(TRIES):
+            live = self.client.get(kind, name, namespace)
+            if live is None:
+                return
+            self._check(live)
+            self.lease.check()
+            try:
+                return self.client.delete(kind, name, namespace, version=live["metadata"]["resourceVersion"])
+            except Conflict:
+                continue
+        raise Conflict(f"{kind.kind} {name} changes faster than it can be deleted.", target=self.client.name)
 
     def write_config_map(self, name: str, namespace: str, change: Any) -> Object:
         """Compare-and-swap of a ConfigMap's data: `change(data) -> data`, run again when somebody was faster."""
@@ -117,15 +131,16 @@ class Fenced:
                 continue
         raise Conflict(f"ConfigMap {name} changes faster than it can be written.", target=self.client.name)
 
-    def _set(self, kind: Kind, name: str, namespace: str, fields: Any) -> Object:
-        """Apply a few fields of an existing object, against the version that was read."""
+    def _set(self, kind: Kind, name: str, namespace: str, fields: Any, *, always: bool = False) -> Object:
+        """Apply a few fields of an existing object, against the version that was read; `always`: even if it has them."""
         for _ in range(TRIES):
             live = self.client.get(kind, name, namespace)
             if live is None:
                 raise Conflict(f"{kind.kind} {name} is gone.", target=self.client.name)
             self._check(live)
             wanted = cast(Object, fields(live) if callable(fields) else fields)
-            if fence_of(live) == self.token and all(live["spec"].get(k) == v for k, v in wanted["spec"].items()):
+            same = fence_of(live) == self.token and all(live["spec"].get(k) == v for k, v in wanted["spec"].items())
+            if same and not always:
                 return live
             meta = {
                 "name": name, "namespace": namespace, "resourceVersion": live["metadata"]["resourceVersion"],

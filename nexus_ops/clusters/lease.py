@@ -6,6 +6,7 @@ time. That is what the token is for: every taking raises it (leaseTransitions), 
 
 from __future__ import annotations
 
+import copy
 import threading
 import uuid
 from collections.abc import Callable
@@ -35,6 +36,7 @@ class HeldLease:
         self._object = obj
         self._clock = clock
         self._done = threading.Event()
+        self._lock = threading.Lock()
         self._lost: OperationError | None = None
         self._thread: threading.Thread | None = None
 
@@ -48,18 +50,37 @@ class HeldLease:
         return self._object["spec"]["holderIdentity"]
 
     def check(self) -> None:
-        """Raise `FenceLost` when the lease is no longer ours."""
-        if self._lost is not None:
-            raise FenceLost("another driver has taken over; this one stops.", target=self._client.name) from self._lost
+        """Raise `FenceLost` when the lease is no longer ours.
+
+        A process that was paused past the lease's time does not know who came meanwhile: it renews before it goes on.
+        """
+        with self._lock:
+            if self._lost is None and _until(self._object["spec"]) < self._clock():
+                self._renew()
+            self._raise_if_lost()
 
     def renew(self) -> None:
         """Say that we are still here; `FenceLost` when somebody else is."""
-        self._object["spec"]["renewTime"] = _micro(self._clock())
+        with self._lock:
+            self._renew()
+            self._raise_if_lost()
+
+    def _renew(self) -> None:
+        wanted = copy.deepcopy(self._object)
+        wanted["spec"]["renewTime"] = _micro(self._clock())
         try:
-            self._object = self._client.replace(self._object, manager="nexus-rollout")
+            self._object = self._client.replace(wanted, manager="nexus-rollout")
         except Conflict as error:
-            self._lost = error
-            self.check()
+            # An earlier try may have been carried out although its answer was lost.
+            live = self._client.get(LEASE, wanted["metadata"]["name"], wanted["metadata"]["namespace"])
+            if live is not None and (live.get("spec") or {}).get("holderIdentity") == self.holder:
+                self._object = live
+            else:
+                self._lost = error
+
+    def _raise_if_lost(self) -> None:
+        if self._lost is not None:
+            raise FenceLost("another driver has taken over; this one stops.", target=self._client.name) from self._lost
 
     def release(self) -> None:
         """Give it back, so that the next driver need not wait."""
@@ -128,6 +149,9 @@ def acquire(
         found["spec"] = {**spec, "leaseTransitions": int(held.get("leaseTransitions") or 0) + 1}
         return HeldLease(client, client.replace(found, manager="nexus-rollout"), clock)
     except Conflict:
+        mine = client.get(LEASE, name, namespace)  # a try may have been carried out although its answer was lost
+        if mine is not None and (mine.get("spec") or {}).get("holderIdentity") == identity:
+            return HeldLease(client, mine, clock)
         raise LeaseHeld(
             "another driver took the lease at the same moment.", target=client.name, todo="Try again."
         ) from None

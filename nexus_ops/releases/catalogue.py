@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nexus_ops.documents import read_yaml
 from nexus_ops.errors import PermanentError, UnknownName
@@ -53,9 +53,15 @@ class ImageCatalogue(Protocol):
         ...
 
 
+class _Database(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    written: int = Field(alias="schema", ge=0)
+    compatible_with: list[int]
+
+
 class _Version(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    database: dict[str, int | list[int]]
+    database: _Database
     images: dict[str, str]
 
 
@@ -86,12 +92,8 @@ class FileCatalogue:
                     f"{where}: {digest!r} is no digest; allowed: sha256: and 64 digits.", target=self.path.name
                 )
         images = {name: f"{document.registry}/{name}:{version}@{digest}" for name, digest in entry.images.items()}
-        schema, compatible = entry.database.get("schema", 0), entry.database.get("compatible_with", [])
-        if not isinstance(schema, int) or not isinstance(compatible, list):
-            raise CatalogueError(
-                f"versions.{version}.database: schema is a number, compatible_with a list.", target=self.path.name
-            )
-        return VersionImages(version, images, Database(schema, tuple(compatible)))
+        database = Database(entry.database.written, tuple(entry.database.compatible_with))
+        return VersionImages(version, images, database)
 
     def _read(self) -> _File:
         try:

@@ -22,7 +22,7 @@ Object = dict[str, Any]
 KUBERNETES = "1.32"
 SECRET_NAME = re.compile(r"(?i)(password|passwd|secret|token|api_?key|private_?key|credential)")
 SECRET_VALUE = re.compile(r"(?i)(-----BEGIN [A-Z ]*PRIVATE KEY|://[^/\s:]+:[^@/\s]+@|\bAKIA[0-9A-Z]{16}\b)")
-WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
+WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def _schema_problems(obj: Object) -> Iterator[str]:
         kubernetes_validate.validate(obj, KUBERNETES, strict=True)
     except kubernetes_validate.ValidationError as error:
         yield f"{_name(obj)}: {'.'.join(map(str, error.path)) or 'object'}: {error.message[:200]}."
-    except kubernetes_validate.InvalidSchemaError:
+    except (kubernetes_validate.InvalidSchemaError, kubernetes_validate.SchemaNotFoundError):
         yield f"{_name(obj)}: {obj['apiVersion']} {obj['kind']} is no kind that is known; add its definition to releases/schemas."
 
 
@@ -110,10 +110,14 @@ def _policy_problems(obj: Object) -> Iterator[str]:
                 yield f"{name}: data.{key} looks like a secret; refer to a Secret instead."
     if obj["kind"] not in WORKLOADS:
         return
-    pod = obj["spec"]["template"]["spec"]
+    work = obj["spec"]["jobTemplate"]["spec"] if obj["kind"] == "CronJob" else obj["spec"]
+    pod = work["template"]["spec"]
     for field in ("hostNetwork", "hostPID", "hostIPC"):
         if pod.get(field):
             yield f"{name}: {field} is set; agents need no access to the node."
+    for volume in pod.get("volumes") or ():
+        if "hostPath" in volume:
+            yield f"{name}: volume {volume['name']} is a hostPath; agents need no access to the node."
     for container in [*pod.get("initContainers", []), *pod["containers"]]:
         yield from _container_problems(f"{name}: container {container['name']}", pod, container)
 
@@ -134,10 +138,15 @@ def _container_problems(where: str, pod: Object, container: Object) -> Iterator[
         yield f"{where}: privileged; agents need no access to the node."
     if security.get("allowPrivilegeEscalation") is not False:
         yield f"{where}: securityContext.allowPrivilegeEscalation must be false."
-    if not (security.get("runAsNonRoot") or (pod.get("securityContext") or {}).get("runAsNonRoot")):
+    # A container's own word overrides its pod's.
+    if not security.get("runAsNonRoot", (pod.get("securityContext") or {}).get("runAsNonRoot")):
         yield f"{where}: runAsNonRoot must be true."
     if (security.get("capabilities") or {}).get("drop") != ["ALL"]:
         yield f"{where}: securityContext.capabilities.drop must be [ALL]."
+    if added := (security.get("capabilities") or {}).get("add"):
+        yield f"{where}: capabilities {', '.join(added)} are added; agents need none."
+    if any(SECRET_VALUE.search(str(word)) for word in [*container.get("command", []), *container.get("args", [])]):
+        yield f"{where}: its command line holds a secret; refer to a Secret instead."
     for variable in container.get("env") or ():
         value = variable.get("value")
         if value and (SECRET_VALUE.search(value) or SECRET_NAME.search(variable["name"])):

@@ -9,7 +9,7 @@ from nexus_ops.errors import UnknownName
 from nexus_ops.releases.build import ChartFiles, pack_chart, unpack_chart
 from nexus_ops.releases.model import Release
 from nexus_ops.releases.rendering import Part, Rendering, render
-from nexus_ops.storage import AlreadyStored, ObjectStore
+from nexus_ops.storage import ObjectStore
 from nexus_ops.topology import Cluster
 
 RELEASES, CHARTS, RENDERINGS = "releases", "charts", "renderings"
@@ -22,17 +22,19 @@ class ReleaseStore:
         self.store = store
 
     def save(self, release: Release, chart: ChartFiles) -> bool:
-        """Store a release with its chart; True when it is new, False when nothing changed."""
+        """Store a release with its chart; True when it is new, False when it was stored before.
+
+        Building an earlier release again makes it the latest again: what is deployed is what was built last.
+        """
         self.store.put_content(CHARTS, pack_chart(chart))
         self.store.put_content(RELEASES, release.to_bytes())
-        # The pointer is what makes a release findable; it names when it was first built.
+        # The pointer is what makes a release findable; it names when it was last built anew.
         pointer = f"versions/{release.environment}/{release.version}/{release.digest}"
-        built = json.dumps({"built": datetime.now(UTC).isoformat()}).encode()
-        try:
-            self.store.put(pointer, built, create=True)
-        except AlreadyStored:
+        earlier = self._pointers(f"versions/{release.environment}")
+        if earlier and max(earlier)[1] == pointer:
             return False
-        return True
+        self.store.put(pointer, json.dumps({"built": datetime.now(UTC).isoformat()}).encode())
+        return pointer not in {key for _, key in earlier}
 
     def load(self, digest: str) -> Release:
         """A release by its digest."""
@@ -54,16 +56,16 @@ class ReleaseStore:
 
     def resolve(self, environment: str, version: str) -> Release:
         """The release of an environment at a version: the one built last. `UnknownName` lists the known."""
-        found = self.store.list(f"versions/{environment}/{version}")
+        found = self._pointers(f"versions/{environment}/{version}")
         if not found:
             raise UnknownName(f"release of {environment}", version, self.versions(environment), target="releases")
-        newest = max(found, key=lambda key: json.loads(self.store.get(key))["built"])
-        return self.load(newest.rsplit("/", 1)[1])
+        return self.load(max(found)[1].rsplit("/", 1)[1])
 
     def latest(self, environment: str) -> Release | None:
         """The release that was built last for an environment."""
-        keys = self.store.list(f"versions/{environment}")
-        if not keys:
-            return None
-        newest = max(keys, key=lambda key: json.loads(self.store.get(key))["built"])
-        return self.load(newest.rsplit("/", 1)[1])
+        found = self._pointers(f"versions/{environment}")
+        return self.load(max(found)[1].rsplit("/", 1)[1]) if found else None
+
+    def _pointers(self, prefix: str) -> list[tuple[str, str]]:
+        """When each release below a prefix was built (ISO 8601, UTC), and its pointer's key."""
+        return [(json.loads(self.store.get(key))["built"], key) for key in self.store.list(prefix)]

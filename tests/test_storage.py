@@ -1,0 +1,128 @@
+"""The object store: written once, found by content, and honest about what it could not do. On files and on S3."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from moto.server import ThreadedMotoServer
+
+from nexus_ops.errors import PermanentError
+from nexus_ops.storage import AlreadyStored, NotStored, ObjectStore, StoreUnavailable, digest_of
+
+BUCKET = "nexus-test"
+S3 = {"access_key_id": "test", "secret_access_key": "test", "region": "us-west-2"}
+QUICK = {"max_retries": 0}
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The endpoint of an S3 with one bucket."""
+    import boto3
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    client = boto3.client(
+        "s3", endpoint_url=endpoint, aws_access_key_id="test", aws_secret_access_key="test", region_name="us-west-2"
+    )
+    client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+    yield endpoint
+    server.stop()
+
+
+@pytest.fixture(params=["file", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    if request.param == "file":
+        return ObjectStore.open(f"file://{tmp_path}/store")
+    endpoint = request.getfixturevalue("s3")
+    url = f"s3://{BUCKET}/{tmp_path.name}"
+    return ObjectStore.open(url, endpoint=endpoint, client_options={"allow_http": True}, **S3)
+
+
+def test_what_is_put_comes_back_and_is_listed(store: ObjectStore) -> None:
+    store.put("a/one", b"1")
+    store.put("a/two", b"2")
+    store.put("ab/three", b"3")
+    assert store.get("a/one") == b"1"
+    assert store.list("a") == ["a/one", "a/two"]
+    assert store.list("nothing/here") == []
+    assert store.exists("a/one")
+    assert not store.exists("a")
+
+
+def test_a_name_that_is_to_be_created_is_never_overwritten(store: ObjectStore) -> None:
+    """Two runs that build at once must not replace each other's release."""
+    store.put("pointer", b"first", create=True)
+    with pytest.raises(AlreadyStored) as refused:
+        store.put("pointer", b"second", create=True)
+    assert str(refused.value).endswith("pointer: something is stored already.")
+    assert store.get("pointer") == b"first"
+    store.put("pointer", b"third")
+    assert store.get("pointer") == b"third"
+
+
+def test_nothing_stored_is_an_error_of_its_own_that_names_the_key(store: ObjectStore) -> None:
+    with pytest.raises(NotStored, match=r"a/missing: nothing is stored\.$"):
+        store.get("a/missing")
+    with pytest.raises(NotStored):
+        store.get_content("charts", digest_of(b"never stored"))
+
+
+def test_the_same_content_is_stored_once_under_its_digest(store: ObjectStore) -> None:
+    digest = store.put_content("charts", b"content")
+    assert store.put_content("charts", b"content") == digest == digest_of(b"content")
+    assert store.list("charts") == [f"charts/{digest}"]
+    assert store.get_content("charts", digest) == b"content"
+
+
+def test_damaged_content_is_refused(store: ObjectStore) -> None:
+    """A release that is not what was approved must not be applied, whoever changed it."""
+    digest = store.put_content("releases", b"approved")
+    store.put(f"releases/{digest}", b"tampered")
+    with pytest.raises(PermanentError, match="does not match its digest"):
+        store.get_content("releases", digest)
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(max_size=200))
+def test_any_bytes_survive_the_files(tmp_path: Path, data: bytes) -> None:
+    store = ObjectStore.open(f"file://{tmp_path}/store")
+    assert store.get_content("x", store.put_content("x", data)) == data
+
+
+def test_a_folder_with_a_space_is_one_folder(tmp_path: Path) -> None:
+    """A URL spells a space %20: the folder that is made is the one that is written to."""
+    ObjectStore.open((tmp_path / "my store").as_uri()).put("key", b"1")
+    assert [path.name for path in tmp_path.iterdir()] == ["my store"]
+    assert (tmp_path / "my store/key").read_bytes() == b"1"
+
+
+def test_an_unknown_kind_of_store_names_the_known_ones() -> None:
+    with pytest.raises(PermanentError, match=r"ftp://host/x: no such kind.*Known: file, s3, gs, az\."):
+        ObjectStore.open("ftp://host/x")
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [lambda s: s.exists("key"), lambda s: s.get("key"), lambda s: s.list("a"), lambda s: s.put("key", b"1")],
+    ids=["exists", "get", "list", "put"],
+)
+def test_a_store_that_cannot_answer_is_an_error_and_no_empty_answer(
+    s3: str, ask: Callable[[ObjectStore], object]
+) -> None:
+    """A failed read taken for 'there is none' would build, or delete, what is there."""
+    store = ObjectStore.open(
+        "s3://no-such-bucket-here/x",
+        endpoint="http://127.0.0.1:9",  # discard: nothing listens
+        client_options={"allow_http": True, "connect_timeout": "1s"},
+        retry_config=QUICK,
+        **S3,
+    )
+    with pytest.raises(StoreUnavailable) as failed:
+        ask(store)
+    assert "no-such-bucket-here" in str(failed.value)
+    assert "test/" not in str(failed.value), "no credential in the message"
