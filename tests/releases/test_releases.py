@@ -247,8 +247,8 @@ def test_a_change_shows_its_lines() -> None:
     old: Object = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"a": "1", "b": "2"}}
     new = {**old, "data": {"a": "1", "b": "3"}}
     page = markdown(diff([old], [new]))
-    assert "-  b: '2'" in page
-    assert "+  b: '3'" in page
+    assert "- data.b: '2'" in page
+    assert "+ data.b: '3'" in page
     assert markdown(()) == "Nothing changes."
 
 
