@@ -49,8 +49,9 @@ def check_ready(deployment: Object | None, pods: Iterable[Object], wanted: int) 
             return Failed(f"its pods cannot be created: {condition['message']}")
         if condition.get("reason") == "ProgressDeadlineExceeded":
             return Failed(f"it made no progress in time: {condition['message']}")
+    present = _images(deployment["spec"]["template"]["spec"])
     own = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
-    for pod in own:
+    for pod in [pod for pod in own if _images(pod["spec"]) == present]:  # others are of a template before this one
         if failure := _failure(pod):
             return failure
     ready, updated = status.get("readyReplicas", 0), status.get("updatedReplicas", 0)
@@ -59,6 +60,10 @@ def check_ready(deployment: Object | None, pods: Iterable[Object], wanted: int) 
     if ready < wanted or updated < wanted or status.get("replicas", 0) > max(updated, wanted):
         return Waiting(f"{ready} of {wanted} pods are ready")
     return None
+
+
+def _images(spec: Object) -> list[str]:
+    return [container["image"] for container in spec["containers"]]
 
 
 def _failure(pod: Object) -> Failed | None:

@@ -480,10 +480,16 @@ def test_ready_is_what_the_present_template_has(live: Object | None, verdict: ob
     assert check_ready(live, (), 2) == verdict
 
 
+def crashing(restarts: int, image: str = IMAGE) -> Object:
+    """A pod that crashed so often."""
+    crash = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "restartCount": restarts}
+    spec = {"containers": [{"name": "agent", "image": image}]}
+    return {"metadata": {"name": "p"}, "spec": spec, "status": {"containerStatuses": [crash]}}
+
+
 def test_a_pod_that_leaves_does_not_fail_the_wait() -> None:
     """What crashes on its way out says nothing of what comes."""
-    crash = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "restartCount": 9}
-    pod: Object = {"metadata": {"name": "p"}, "status": {"containerStatuses": [crash]}}
+    pod = crashing(9)
     assert isinstance(check_ready(seen(2, 1, 2), [pod], 2), Failed)
     leaving = copy.deepcopy(pod)
     leaving["metadata"]["deletionTimestamp"] = "2025-01-01T00:00:00Z"
@@ -491,9 +497,12 @@ def test_a_pod_that_leaves_does_not_fail_the_wait() -> None:
 
 
 def test_one_restart_is_bad_luck_and_no_crash_loop() -> None:
-    crash: Object = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "restartCount": 1}
-    pod: Object = {"metadata": {"name": "p"}, "status": {"containerStatuses": [crash]}}
-    assert isinstance(check_ready(seen(2, 1, 2), [pod], 2), Waiting)
+    assert isinstance(check_ready(seen(2, 1, 2), [crashing(1)], 2), Waiting)
+
+
+def test_what_a_template_before_left_behind_does_not_fail_the_wait() -> None:
+    """The version that mends a crash must not be judged by the pods that it replaces."""
+    assert isinstance(check_ready(seen(3, 1, 1), [crashing(9, image=CRASHING)], 2), Waiting)
 
 
 # ---------------------------------------------------------------- a busy, broken or missing server
