@@ -19,7 +19,7 @@ def main() -> None:
     )
     parser.add_argument("command", choices=("start", "stop", "status", "demo"))
     parser.add_argument("--clusters", help="comma-separated; default: all that the topology enables")
-    parser.add_argument("--only", help="comma-separated parts besides the API: gateway, prometheus, traffic")
+    parser.add_argument("--only", help="comma-separated parts besides the API: " + ", ".join(supervisor.PARTS[1:]))
     parser.add_argument("--home", type=Path, help="state folder; default: $NEXUS_HOME, else .nexus")
     options = parser.parse_args()
     home = (options.home or Path(os.environ.get("NEXUS_HOME") or project_folder() / ".nexus")).absolute()

@@ -1,4 +1,4 @@
-"""One sandbox cluster as one process: API, controllers, pods, gateway, Prometheus, and the admin interface."""
+"""One sandbox cluster as one process: API, controllers, pods, gateway, Prometheus, databases, admin interface."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from nexus_ops.sandbox.controllers.namespaces import NamespaceController
 from nexus_ops.sandbox.controllers.queue import Runner
 from nexus_ops.sandbox.controllers.replicasets import ReplicaSetController
 from nexus_ops.sandbox.controllers.workloads import DeploymentController
+from nexus_ops.sandbox.databases import Postgres, Valkey, publish, sei_application
 from nexus_ops.sandbox.gateway import Gateway, write
 from nexus_ops.sandbox.kube.api import Api
 from nexus_ops.sandbox.kube.faults import Faults
@@ -35,7 +36,7 @@ from nexus_ops.sandbox.pods.server import Behaviour, Journal
 from nexus_ops.sandbox.prometheus import Prometheus
 from nexus_ops.topology import Cluster, Topology
 
-PARTS = ("gateway", "prometheus")
+PARTS = ("gateway", "prometheus", "postgres", "valkey")
 
 
 def free_port() -> int:
@@ -62,8 +63,8 @@ def versions(images: Path) -> dict[str, tuple[str, str]]:
     }
 
 
-def seed(store: Store, topology: Topology, cluster: Cluster) -> None:
-    """What is there before the platform is: system namespaces, definitions, nodes, operators' endpoints, secrets."""
+def seed(store: Store, topology: Topology, cluster: Cluster, database: str) -> None:
+    """What is there before the platform is: system namespaces, definitions, nodes, secrets (`database` is a DSN)."""
     registry = Registry(store)
 
     def create(key: str, body: dict[str, Any], namespace: str | None = None) -> None:
@@ -88,8 +89,8 @@ def seed(store: Store, topology: Topology, cluster: Cluster) -> None:
             name = f"{group.name}-{number}"
             labels = {**group.labels, "nexus.ai/node-group": group.name, "kubernetes.io/hostname": name, "topology.kubernetes.io/zone": f"{cluster.region}{'abc'[number % 3]}"}  # fmt: skip
             store.create("nodes", {"metadata": {"name": name, "labels": labels}, "spec": {}, "status": {"capacity": room, "allocatable": room, "conditions": [{"type": "Ready", "status": "True"}]}})  # fmt: skip
-    for secret, keys in {"database-secret": ("url",), "agent-secrets": ("token",)}.items():
-        body = {"metadata": {"name": secret}, "stringData": dict.fromkeys(keys, "sandbox")}
+    for secret, data in {"database-secret": {"url": database}, "agent-secrets": {"token": "sandbox"}}.items():
+        body = {"metadata": {"name": secret}, "stringData": data}
         create("secrets", body, cluster.namespace)
 
 
@@ -98,7 +99,15 @@ async def serve(config: dict[str, Any]) -> None:
     topology = Topology.load(Path(config["topology"]))
     cluster = topology.cluster(config["cluster"])
     folder = Path(config["folder"])
-    os.makedirs(folder, exist_ok=True)
+    os.makedirs(folder, mode=0o700, exist_ok=True)  # the DSN has a password
+    names = ("api", "admin", "envoy", "edge", "services", "balancer", "prometheus", "postgres", "valkey", "sei")
+    ports = {name: free_port() for name in names}
+    parts = set(config["parts"])
+    postgres = Postgres(folder / "postgres", ports["postgres"], Path(config["templates"]))
+    valkey = Valkey(folder / "valkey", ports["valkey"])
+    databases = {server.name: server for server in (postgres, valkey) if server.name in parts}
+    begun = asyncio.gather(*(server.start() for server in databases.values()))  # it takes seconds: beside the rest
+    await asyncio.sleep(0)
     store, faults, journal = Store(), Faults(), Journal()
     runner = Runner(store)
     for controller in (
@@ -112,30 +121,32 @@ async def serve(config: dict[str, Any]) -> None:
     ):
         runner.add(controller(store))
     kubelet = Kubelet(store, versions(Path(config["images"])), behaviours(), journal)
-    seed(store, topology, cluster)
-    ports = {name: free_port() for name in ("api", "admin", "envoy", "edge", "services", "balancer", "prometheus")}
+    seed(store, topology, cluster, postgres.url)
+    publish(store, cluster, ports)
     api = await _listen(Api(store, faults, kubelet.read_log).application(), config.get("port") or ports["api"])
     admin = await _listen(Admin(store, faults, kubelet, journal).application(), ports["admin"])
+    sei = await _listen(sei_application(), ports["sei"])
     gateway = Gateway(
         store, folder / "gateway", {"admin": ports["envoy"], **{k: ports[k] for k in ("edge", "services", "balancer")}}
     )
     prometheus = Prometheus(store, folder / "prometheus", ports["prometheus"], cluster.monitoring_namespace)
-    parts = set(config["parts"])
     if "gateway" in parts:
         await gateway.start()
     if "prometheus" in parts:
         await prometheus.start()
-    urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+    await begun
+    urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items() if name not in ("postgres", "valkey")}
+    urls |= {name: server.url for name, server in databases.items()}
     urls["api"] = f"http://127.0.0.1:{config.get('port') or ports['api']}"
     write(folder / "ready.json", {"pid": os.getpid(), **urls})
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     await stopped.wait()
-    await asyncio.gather(gateway.stop(), prometheus.stop())
+    await asyncio.gather(gateway.stop(), prometheus.stop(), *(server.stop() for server in databases.values()))
     await kubelet.stop()
     runner.stop()
-    await asyncio.gather(api.cleanup(), admin.cleanup())
+    await asyncio.gather(api.cleanup(), admin.cleanup(), sei.cleanup())
 
 
 async def _listen(app: web.Application, port: int) -> web.AppRunner:
@@ -147,7 +158,9 @@ async def _listen(app: web.Application, port: int) -> web.AppRunner:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="One sandbox cluster.")
-    parser.add_argument("--config", required=True, help="JSON: cluster, topology, images, folder, parts, port")
+    parser.add_argument(
+        "--config", required=True, help="JSON: cluster, topology, images, folder, templates, parts, port"
+    )
     uvloop.run(serve(json.loads(parser.parse_args().config)))
 
 

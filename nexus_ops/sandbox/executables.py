@@ -14,9 +14,9 @@ PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
 
 
-def die_with_parent() -> None:
-    """For a child about to be started: end when its parent ends, however that happens (prctl(2))."""
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """For a child about to be started: get a signal when its parent ends, however that happens (prctl(2))."""
+    LIBC.prctl(PR_SET_PDEATHSIG, number)
 
 
 HINTS = {

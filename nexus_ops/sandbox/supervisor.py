@@ -30,8 +30,9 @@ from nexus_ops.topology import Topology, default_path, project_folder
 
 START_SECONDS = 30.0
 MARK = "nexus_ops.sandbox"
-PARTS = ("api", "gateway", "prometheus", "traffic", "aws")
-DEFAULT_PARTS = ("gateway", "prometheus", "traffic")
+CLUSTER_PARTS = ("gateway", "prometheus", "postgres", "valkey")
+PARTS = ("api", *CLUSTER_PARTS, "traffic", "aws")
+DEFAULT_PARTS = (*CLUSTER_PARTS, "traffic")
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ def start(
 ) -> State:
     """Start clusters (default: all enabled ones) and wait until they answer; a second start finds the first.
 
-    `parts` are gateway, prometheus, traffic and aws; the API is always there. `rate` is requests per second and
-    cluster.
+    `parts` are gateway, prometheus, postgres, valkey, traffic and aws; the API is always there. `rate` is requests
+    per second and cluster.
     """
     if unknown := sorted(set(parts) - set(PARTS)):
         raise PermanentError(f"the sandbox has no part {unknown[0]}.", todo=f"Parts: {', '.join(PARTS)}.")
@@ -99,7 +100,8 @@ def _start(home: Path, names: list[str], parts: tuple[str, ...], path: Path, rat
             (folder / "ready.json").unlink(missing_ok=True)
             config = {
                 "cluster": name, "topology": str(path.absolute()), "images": str(project_folder() / "images.yaml"),
-                "folder": str(folder), "parts": [part for part in parts if part in ("gateway", "prometheus")],
+                "folder": str(folder), "templates": str(home / "templates"),
+                "parts": [part for part in parts if part in CLUSTER_PARTS],
             }  # fmt: skip
             spawn(name, ["-m", f"{MARK}.cluster", "--config", json.dumps(config)])
         if "aws" in parts:
@@ -171,6 +173,7 @@ def _alone(home: Path) -> Generator[None]:
 def _save(home: Path, state: State, *, ready: bool) -> None:
     """Replace the state file in one step: a reader sees a whole one."""
     temporary = home / "sandbox.json.new"
+    temporary.touch(mode=0o600)  # the DSNs have a password
     temporary.write_text(json.dumps({**asdict(state), "ready": ready}, indent=1))
     temporary.replace(home / "sandbox.json")
 
