@@ -31,9 +31,10 @@ mutation Launch($job: String!, $config: RunConfigData!, $tags: [ExecutionTag!], 
        ... on RunConfigValidationInvalid { errors { message } } }
 }"""
 STATUS = "query Status($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
-RESUMED = """
-query Resumed($tags: [ExecutionTag!]) {
-  runsOrError(filter: {pipelineName: "resume_rollout", tags: $tags}, limit: 1) { ... on Runs { results { runId } } }
+ENDS = """
+query Ends($clusters: [String!]) {
+  assetOrError(assetKey: {path: ["deployment"]}) { ... on Asset { assetMaterializations(partitions: $clusters, limit: 5) {
+    runId metadataEntries { label ... on TextMetadataEntry { text } } } } }
 }"""
 EVENTS = """
 query Events($id: ID!) {
@@ -139,13 +140,22 @@ class Demo:
         return kill
 
     def say_who_ended(self, run: str, cluster: str) -> None:
-        """Name the run that went on after the kill; an error when the killed run ended by itself after all."""
-        record = self.record(cluster) or {}
-        tags = [{"key": "cluster", "value": cluster}, {"key": "rollout", "value": record.get("id", "")}]
-        runs = self.graphql(RESUMED, {"tags": tags})["runsOrError"]["results"]
-        if self.graphql(STATUS, {"id": run})["runOrError"]["status"] == "SUCCESS" or not runs:
+        """Name the run that ended the rollout after the kill; an error when it was the killed one after all."""
+        rollout, deadline = (self.record(cluster) or {}).get("id"), time.monotonic() + 60
+        while (ended := self.run_that_ended(cluster, rollout)) is None:
+            if time.monotonic() > deadline:
+                raise TemporaryError("no run has reported the end of the rollout.", target=cluster)
+            time.sleep(0.3)
+        if ended == run:
             raise TemporaryError("the run ended by itself: the kill did not reach it.", target=run)
-        self.say(f"   run {run[:8]} is dead; the sensor's run {runs[0]['runId'][:8]} brought its rollout to the end")
+        self.say(f"   run {run[:8]} was killed; the sensor's run {ended[:8]} brought its rollout to the end")
+
+    def run_that_ended(self, cluster: str, rollout: str | None) -> str | None:
+        """The run that reported a rollout's end to the asset `deployment`; None when none has yet."""
+        for end in self.graphql(ENDS, {"clusters": [cluster]})["assetOrError"].get("assetMaterializations") or ():
+            if any(entry["label"] == "rollout" and entry.get("text") == rollout for entry in end["metadataEntries"]):
+                return end["runId"]
+        return None
 
     def process_of(self, run: str) -> int:
         """The process that executes a run, as Dagster tells it.
