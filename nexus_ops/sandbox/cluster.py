@@ -36,8 +36,6 @@ from nexus_ops.sandbox.pods.server import Behaviour, Journal
 from nexus_ops.sandbox.prometheus import Prometheus
 from nexus_ops.topology import Cluster, Topology
 
-PARTS = ("gateway", "prometheus", "postgres", "valkey")
-
 
 def free_port() -> int:
     """A loopback port that is free now."""
