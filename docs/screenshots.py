@@ -31,7 +31,6 @@ SHOWN = {
     "deployment": "what_next",
     "run": "switch_traffic",
     "launchpad": "Launch Run",
-    "sensors": "rollout_production_us_west_2",
 }
 """A text that each page must hold before its picture is taken."""
 
@@ -44,7 +43,6 @@ def take(browser: Browser, url: str) -> None:
         "deployment": "/assets/deployment",
         "run": f"/runs/{last_deploy(url)}",
         "launchpad": job,
-        "sensors": "/automation",
     }
     context = browser.new_context(viewport={"width": 1400, "height": 900})
     context.set_default_timeout(90_000)
