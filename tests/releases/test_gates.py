@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import yaml
 
 from nexus_ops.releases.build import build_release, read_chart
 from nexus_ops.releases.catalogue import FileCatalogue
-from nexus_ops.releases.gates import capacity, check_capacity, check_policy, check_schema, cores, evaluate, gibibytes
+from nexus_ops.releases.credentials import is_secret, is_secret_file
+from nexus_ops.releases.gates import check_policy, check_schema, evaluate
 from nexus_ops.releases.rendering import Part, render
 from nexus_ops.topology import Topology, default_path
 
@@ -26,7 +26,7 @@ AMOUNT = {"cpu": "100m", "memory": "128Mi"}
 def container() -> Object:
     return {
         "name": "agent", "image": IMAGE, "resources": {"requests": AMOUNT, "limits": AMOUNT},
-        "securityContext": {"allowPrivilegeEscalation": False, "runAsNonRoot": True, "capabilities": {"drop": ["ALL"]}},
+        "securityContext": {"allowPrivilegeEscalation": False, "runAsNonRoot": True, "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"}},
         "env": [{"name": "DATABASE_URL", "valueFrom": {"secretKeyRef": {"name": "database-secret", "key": "url"}}}],
     }  # fmt: skip
 
@@ -138,6 +138,18 @@ def _env(name: str, value: str) -> Callable[[Object], None]:
         (lambda obj: first(obj).pop("securityContext"), "allowPrivilegeEscalation must be false"),
         (_secured(capabilities={"drop": ["NET_RAW"]}), "capabilities.drop must be [ALL]"),
         (_secured(capabilities={"drop": ["ALL"], "add": ["SYS_ADMIN"]}), "capabilities SYS_ADMIN are added"),
+        (_secured(runAsUser=0), "runAsUser is 0, which is root"),
+        (_secured(seccompProfile={"type": "Unconfined"}), "seccompProfile.type must be RuntimeDefault"),
+        (lambda obj: first(obj)["securityContext"].pop("seccompProfile"), "seccompProfile.type must be RuntimeDefault"),
+        (_secured(procMount="Unmasked"), "procMount must be Default"),
+        (_secured(windowsOptions={"hostProcess": True}), "hostProcess is set"),
+        (_secured(appArmorProfile={"type": "Unconfined"}), "appArmorProfile is Unconfined"),
+        (_secured(seLinuxOptions={"type": "spc_t"}), "seLinuxOptions leaves its confinement"),
+        (lambda obj: first(obj).update(ports=[{"containerPort": 80, "hostPort": 80}]), "port 80 has a hostPort"),
+        (_pod(securityContext={"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}), "sets kernel.msgmax"),
+        (_pod(volumes=[{"name": "share", "nfs": {"server": "s", "path": "/"}}]), "volume share is a nfs"),
+        (_pod(ephemeralContainers=[{**container(), "name": "debug", "image": "sh"}]), "container debug: image"),
+        (lambda obj: obj["metadata"].update(annotations={"a": "redis://u:hunter2@r"}), "metadata.annotations.a holds"),
         (_pod(hostNetwork=True), "hostNetwork is set"),
         (_pod(volumes=[{"name": "root", "hostPath": {"path": "/"}}]), "volume root is a hostPath"),
         (_pod(initContainers=[{**container(), "name": "init", "image": "init:v1"}]), "container init: image"),
@@ -170,9 +182,10 @@ def test_every_kind_of_workload_is_judged() -> None:
     wrong = deployment()
     _image("agent:v1")(wrong)
     nested = {**wrong, "kind": "CronJob", "spec": {"jobTemplate": {"spec": wrong["spec"]}}}
-    for kind in ("StatefulSet", "DaemonSet", "Job"):
-        assert len(check_policy([{**wrong, "kind": kind}]).problems) == 1
-    assert len(check_policy([nested]).problems) == 1
+    alone = {**wrong, "kind": "Pod", "spec": wrong["spec"]["template"]["spec"]}
+    kinds = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job")
+    for obj in (*({**wrong, "kind": kind} for kind in kinds), nested, alone):
+        assert len(check_policy([obj]).problems) == 1
 
 
 @pytest.mark.parametrize("field", ["data", "stringData"])
@@ -193,63 +206,37 @@ def test_a_secret_in_a_config_map_is_refused(key: str, value: str) -> None:
     assert "hunter2" not in problem
 
 
-# ---------------------------------------------------------------- capacity
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DB_PASSWORD", "x"), ("dbPasswd", "123456"), ("API_KEY_PROD", "abc"), ("wallet-mnemonic", "dog cat"),
+        ("URL", "postgresql://u:pw@h/db"), ("URL", "redis://:pw@h"), ("CLOUD", "AKIAABCDEFGHIJKLMNOP"),
+        ("X", "ghp_" + "a" * 36), ("X", "https://hooks.slack.com/services/T0/B0/x"), ("X", "sk_live_" + "a" * 24),
+        ("X", "eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.c2lnbmF0dXJl"), ("X", "-----BEGIN EC PRIVATE KEY-----"),
+    ],
+)  # fmt: skip
+def test_a_credential_is_known_by_its_name_or_its_shape(name: str, value: str) -> None:
+    assert is_secret(name, value)
 
 
-def crowded(**changes: Any) -> Topology:
-    """The topology in which risk-manager asks for more."""
-    document: Object = yaml.safe_load(default_path().read_text())
-    document["components"]["risk-manager"].update(changes)
-    return Topology.parse(document)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TOKEN_ADDRESS", "0xA0b8"), ("SECRET_NAME", "database-secret"), ("MAX_TOKENS", "4096"),
+        ("PASSWORD_REQUIRED", "yes"), ("TOKEN_REFRESH", "true"), ("TOKEN_AGE", "30s"), ("DB_PASSWORD", "$(PW)"),
+        ("URL", "postgresql://user:$(PASSWORD)@host/db"), ("URL", "redis://cache.svc:6379"), ("LOG_LEVEL", "info"),
+        ("URL", "http://a.svc:80/x@y"),
+    ],
+)  # fmt: skip
+def test_what_only_speaks_of_a_credential_is_let_pass(name: str, value: str) -> None:
+    """A gate that cries wolf over the address of a token gets switched off."""
+    assert not is_secret(name, value)
 
 
-def test_both_colours_must_fit_and_the_refusal_gives_the_numbers() -> None:
-    group = TOPOLOGY.component("risk-manager").node_group
-    (row,) = [row for row in capacity(TOPOLOGY) if row.group == group]
-    one = TOPOLOGY.component("risk-manager")
-    others = row.cpu_used - 2 * one.replicas * cores(one.resources.requests.cpu)
-    amounts = {"cpu": "64", "memory": one.resources.requests.memory}
-    replicas = int(row.cpu // 64)  # one colour alone would fit
-    scaling = {**one.autoscaling.model_dump(), "min": 1, "max": 5000}
-    changed = crowded(replicas=replicas, autoscaling=scaling, resources={"requests": amounts, "limits": amounts})
-    result = check_capacity(changed)
-    assert not result.passed
-    asked = others + 2 * replicas * 64
-    (problem,) = [problem for problem in result.problems if "of cpu" in problem]
-    assert problem.startswith(
-        f"node group {group}: both colours ask for {asked:.1f} cores of cpu, {group} has {row.cpu:.1f}"
-    )
-
-
-def test_memory_counts_as_well_as_cpu() -> None:
-    one = TOPOLOGY.component("risk-manager")
-    amounts = {"cpu": one.resources.requests.cpu, "memory": "900Ti"}
-    (problem,) = check_capacity(crowded(resources={"requests": amounts, "limits": amounts})).problems
-    assert "GiB of memory" in problem
-
-
-def test_exclusive_work_is_in_one_colour_only() -> None:
-    """It is never in both, so it must not be counted twice: a release that fits would be refused."""
-    exclusive = next(c for c in TOPOLOGY.components.values() if c.work == "exclusive")
-    document: Object = yaml.safe_load(default_path().read_text())
-    document["components"][exclusive.name]["work"] = "worker"
-    before, after = (
-        next(row for row in capacity(t) if row.group == exclusive.node_group)
-        for t in (TOPOLOGY, Topology.parse(document))
-    )
-    assert after.cpu_used - before.cpu_used == pytest.approx(
-        exclusive.replicas * cores(exclusive.resources.requests.cpu)
-    )
-
-
-@pytest.mark.parametrize(("quantity", "amount"), [("500m", 0.5), ("2", 2.0), ("0.25", 0.25)])
-def test_cpu_quantities(quantity: str, amount: float) -> None:
-    assert cores(quantity) == amount
-
-
-@pytest.mark.parametrize(("quantity", "amount"), [("512Mi", 0.5), ("2Gi", 2.0), ("1Ti", 1024.0), ("1048576Ki", 1.0)])
-def test_memory_quantities(quantity: str, amount: float) -> None:
-    assert gibibytes(quantity) == amount
+def test_a_credential_within_a_file_is_found_by_its_line() -> None:
+    assert is_secret_file("app.yaml", "host: db\n  password: hunter2\n")
+    assert is_secret_file("app.ini", "host=db\ndb_password = hunter2\n")
+    assert not is_secret_file("app.yaml", "host: db\npassword: ${DB_PASSWORD}\n")
 
 
 # ---------------------------------------------------------------- the project's own
