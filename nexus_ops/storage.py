@@ -1,15 +1,18 @@
 """The object store behind one small surface: files here, S3, Google Cloud or Azure elsewhere (obstore).
 
 What is stored is written once: content is kept under its SHA-256, and a name is created, never overwritten, unless
-the caller says so. Credentials come from the environment, as each cloud's own tools read them.
+the caller says so. Credentials come from the environment, as each cloud's own tools read them; those of an AWS profile
+come through boto3. None of them is ever in an error: obstore's own texts can hold signed headers, and are not passed on.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from nexus_ops.errors import PermanentError, TemporaryError
 
@@ -26,6 +29,21 @@ class StoreUnavailable(TemporaryError):
     """The object store did not do what it was asked, for a reason of its own."""
 
 
+class StoreRefused(PermanentError):
+    """The credentials in the environment do not allow it."""
+
+
+class BadStore(PermanentError):
+    """A URL that leads to no object store, or a key that no store can hold."""
+
+
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+_STATUS = re.compile(r"status code: (\d{3} [A-Z]\w+(?: [A-Z]\w+)*)")
+_REFUSED = ("AccessDenied", "403 Forbidden", "401 Unauthorized")
+_CAUSES = ("Connection refused", "timed out", "dns error", "No space left on device", "Read-only file system")
+KNOWN = ("file", "s3", "gs", "az")
+
+
 def digest_of(data: bytes) -> str:
     """SHA-256 as hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
@@ -36,6 +54,8 @@ class ObjectStore:
 
     def __init__(self, backend: Any, url: str) -> None:
         self._backend = backend
+        self._seen = url.startswith("file:")
+        """Whether the store itself is known to be there: a missing bucket answers as a missing key does."""
         self.url = url
 
     @classmethod
@@ -47,11 +67,20 @@ class ObjectStore:
         from obstore.store import from_url
 
         parts = urlsplit(url)
-        if parts.scheme not in ("file", "s3", "gs", "az", "memory"):
-            raise PermanentError("no such kind of object store.", target=url, todo="Known: file, s3, gs, az.")
-        if parts.scheme == "file":
-            Path(unquote(parts.path)).mkdir(parents=True, exist_ok=True)
-        return cls(from_url(url, **options), f"{parts.scheme}://{parts.hostname or ''}{parts.path}")
+        name = f"{parts.scheme}://{parts.hostname or ''}{parts.path}" if parts.scheme else parts.path
+        _check_url(parts, name)
+        try:
+            if parts.scheme == "file":
+                Path(unquote(parts.path)).mkdir(parents=True, exist_ok=True)
+            if parts.scheme == "s3" and (profile := _aws_profile(options)):
+                options = {"credential_provider": profile, **options}
+            return cls(from_url(url, **options), name)
+        except OSError as error:
+            problem = f"the folder cannot be made: {error.strerror}."
+            raise BadStore(problem, target=name, todo="Name a folder that can be written to.") from None
+        except Exception as error:  # obstore raises many kinds; their texts repeat the options, credentials too
+            todo = "Check its URL, and the settings of this cloud in the environment."
+            raise BadStore(f"the store cannot be opened: {type(error).__name__}.", target=name, todo=todo) from None
 
     def put(self, key: str, data: bytes, *, create: bool = False) -> None:
         """Store bytes; with `create`, only when nothing is there (`AlreadyStored`)."""
@@ -59,33 +88,35 @@ class ObjectStore:
         from obstore.exceptions import AlreadyExistsError
 
         try:
-            obstore.put(self._backend, key, data, mode="create" if create else "overwrite")
+            obstore.put(self._backend, _checked(key), data, mode="create" if create else "overwrite")
         except AlreadyExistsError:
             raise AlreadyStored("something is stored already.", target=self._name(key)) from None
-        except Exception as error:  # obstore raises many kinds; their texts can hold a request's signed headers
-            raise self._unavailable("write", key, error) from None
+        except Exception as error:  # obstore raises many kinds
+            raise self._failed("write", key, error) from None
 
     def get(self, key: str) -> bytes:
         """The bytes of a key, or `NotStored`."""
         import obstore
 
         try:
-            return bytes(obstore.get(self._backend, key).bytes())
+            return bytes(obstore.get(self._backend, _checked(key)).bytes())
         except FileNotFoundError:
+            self._must_exist()
             raise NotStored("nothing is stored.", target=self._name(key)) from None
         except Exception as error:  # as in put
-            raise self._unavailable("read", key, error) from None
+            raise self._failed("read", key, error) from None
 
     def exists(self, key: str) -> bool:
         """Whether something is stored; a store that cannot answer is an error, not a no."""
         import obstore
 
         try:
-            obstore.head(self._backend, key)
+            obstore.head(self._backend, _checked(key))
         except FileNotFoundError:
+            self._must_exist()
             return False
         except Exception as error:  # as in put
-            raise self._unavailable("read", key, error) from None
+            raise self._failed("read", key, error) from None
         return True
 
     def list(self, prefix: str) -> list[str]:
@@ -95,7 +126,8 @@ class ObjectStore:
         try:
             found = [str(entry["path"]) for page in obstore.list(self._backend, prefix) for entry in page]
         except Exception as error:  # as in put
-            raise self._unavailable("list", prefix, error) from None
+            raise self._failed("list", prefix, error) from None
+        self._seen = True
         return sorted(found)
 
     def put_content(self, prefix: str, data: bytes) -> str:
@@ -116,9 +148,68 @@ class ObjectStore:
             )
         return data
 
-    def _name(self, key: str) -> str:
-        return f"{self.url.rstrip('/')}/{key}"
+    def _must_exist(self) -> None:
+        """Ask once whether there is a store at all: only then has a missing key ever been looked for."""
+        import obstore
 
-    def _unavailable(self, what: str, key: str, error: Exception) -> StoreUnavailable:
+        if self._seen:
+            return
+        try:
+            next(iter(obstore.list(self._backend, chunk_size=1)), None)
+        except Exception as error:  # as in put
+            raise self._failed("read", "", error) from None
+        self._seen = True
+
+    def _name(self, key: str) -> str:
+        return f"{self.url.rstrip('/')}/{key}".rstrip("/")
+
+    def _failed(self, what: str, key: str, error: Exception) -> Exception:
+        from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+        if isinstance(error, BadStore):
+            return error
+        reason = _reason(error)
+        problem = f"could not {what}: {reason}."
+        # A listing that is refused comes without a type of its own.
+        refusals = PermissionDeniedError | UnauthenticatedError | PermissionError
+        if isinstance(error, refusals) or reason in _REFUSED:
+            todo = "Give these credentials the right to it, or use others."
+            return StoreRefused(problem, target=self._name(key), todo=todo)
         todo = "Check that it is reachable and that the credentials in the environment allow it."
-        return StoreUnavailable(f"could not {what}: {type(error).__name__}.", target=self._name(key), todo=todo)
+        return StoreUnavailable(problem, target=self._name(key), todo=todo)
+
+
+def _checked(key: str) -> str:
+    """A key that is a path below the store, spelt in the one way."""
+    if not key or any(part in ("", ".", "..") for part in key.split("/")):
+        raise BadStore(
+            f"{key!r} is no key.", todo="A key is a path with single slashes, without a leading one, . or .."
+        )
+    return key
+
+
+def _check_url(parts: SplitResult, name: str) -> None:
+    if parts.scheme not in (*KNOWN, "memory"):
+        raise BadStore("no such kind of object store.", target=name, todo=f"Known: {', '.join(KNOWN)}.")
+    if parts.username or parts.password:
+        raise BadStore("the URL holds credentials.", target=name, todo="Take them out; set them in the environment.")
+    if parts.scheme in ("s3", "gs", "az") and not parts.hostname:
+        raise BadStore("the URL names no bucket.", target=name, todo=f"Write it as {parts.scheme}://bucket/prefix.")
+
+
+def _aws_profile(options: dict[str, Any]) -> Any:
+    """Credentials of an AWS profile, which obstore itself cannot read, through boto3; None where they come otherwise."""
+    given = "access_key_id" in options or "credential_provider" in options or os.environ.get("AWS_ACCESS_KEY_ID")
+    if given or not os.environ.get("AWS_PROFILE"):
+        return None
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    return Boto3CredentialProvider()
+
+
+def _reason(error: Exception) -> str:
+    """Why, in words that hold no credential: the server's own code or status, else a known cause, else the error's kind."""
+    text = str(error)
+    if found := _CODE.search(text) or _STATUS.search(text):
+        return found[1]
+    return next((cause for cause in _CAUSES if cause in text), type(error).__name__)

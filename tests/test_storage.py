@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,7 +14,15 @@ from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
 from nexus_ops.errors import PermanentError
-from nexus_ops.storage import AlreadyStored, NotStored, ObjectStore, StoreUnavailable, digest_of
+from nexus_ops.storage import (
+    AlreadyStored,
+    BadStore,
+    NotStored,
+    ObjectStore,
+    StoreRefused,
+    StoreUnavailable,
+    digest_of,
+)
 
 BUCKET = "nexus-test"
 S3 = {"access_key_id": "test", "secret_access_key": "test", "region": "us-west-2"}
@@ -102,15 +113,107 @@ def test_a_folder_with_a_space_is_one_folder(tmp_path: Path) -> None:
 
 
 def test_an_unknown_kind_of_store_names_the_known_ones() -> None:
-    with pytest.raises(PermanentError, match=r"ftp://host/x: no such kind.*Known: file, s3, gs, az\."):
-        ObjectStore.open("ftp://host/x")
+    with pytest.raises(BadStore, match=r"^ftp://host/x: no such kind.*Known: file, s3, gs, az\.$"):
+        ObjectStore.open("ftp://user:hunter2@host/x")
 
 
 @pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("s3://AKIAXX:hunter2@bucket/x", "s3://bucket/x: the URL holds credentials. Take them out"),
+        ("s3://", "the URL names no bucket. Write it as s3://bucket/prefix."),
+        ("file:///dev/null/store", "the folder cannot be made: Not a directory."),
+        ("store", "store: no such kind of object store"),
+    ],
+)
+def test_a_url_that_leads_to_no_store_is_refused(url: str, message: str) -> None:
+    with pytest.raises(BadStore) as refused:
+        ObjectStore.open(url)
+    assert message in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["", "/a", "a//b", "a/../../etc", ".", "a/"])
+def test_a_key_that_leads_elsewhere_is_refused(store: ObjectStore, key: str) -> None:
+    for ask in (store.get, store.exists, lambda key: store.put(key, b"1")):
+        with pytest.raises(BadStore, match="is no key"):
+            ask(key)
+
+
+ASK: Any = pytest.mark.parametrize(
     "ask",
     [lambda s: s.exists("key"), lambda s: s.get("key"), lambda s: s.list("a"), lambda s: s.put("key", b"1")],
     ids=["exists", "get", "list", "put"],
 )
+
+
+@ASK
+def test_a_bucket_that_is_missing_is_an_error_and_no_empty_store(s3: str, ask: Callable[[ObjectStore], object]) -> None:
+    """S3 answers 404 for both; a mistyped bucket read as empty would be a catalogue without backups."""
+    store = ObjectStore.open("s3://mistyped/x", endpoint=s3, client_options={"allow_http": True}, **S3)
+    with pytest.raises(StoreUnavailable, match=r"s3://mistyped/x.*: could not \w+: NoSuchBucket\."):
+        ask(store)
+
+
+@ASK
+def test_a_store_that_refuses_is_a_permanent_error_without_the_credentials(
+    ask: Callable[[ObjectStore], object],
+) -> None:
+    """Trying again does not help: a person must give the right."""
+
+    class Refuses(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            body = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
+            self.send_response(403)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_HEAD = do_PUT = answer
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing: the test's output stays its own."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        store = ObjectStore.open(
+            "s3://bucket/x",
+            endpoint=endpoint,
+            client_options={"allow_http": True},
+            retry_config=QUICK,
+            region="us-west-2",
+            access_key_id="AKIAVISIBLE",
+            secret_access_key="hunter2",
+        )
+        with pytest.raises(StoreRefused, match="Give these credentials the right to it") as refused:
+            ask(store)
+        server.shutdown()
+    assert "AKIAVISIBLE" not in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+    assert refused.value.__cause__ is None
+    assert refused.value.__suppress_context__, "the original, with its headers, is not in a traceback"
+
+
+def test_an_aws_profile_is_enough(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Single sign-on and roles live in profiles, which obstore itself cannot read."""
+    (tmp_path / "credentials").write_text("[ops]\naws_access_key_id = test\naws_secret_access_key = test\n")
+    (tmp_path / "config").write_text("[profile ops]\nregion = us-west-2\n")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY", raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_PROFILE", "ops")
+    store = ObjectStore.open(f"s3://{BUCKET}/profile", endpoint=s3, client_options={"allow_http": True})
+    store.put("key", b"1")
+    assert store.get("key") == b"1"
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(BadStore, match="cannot be opened: ProfileNotFound"):
+        ObjectStore.open(f"s3://{BUCKET}/profile", endpoint=s3)
+
+
+@ASK
 def test_a_store_that_cannot_answer_is_an_error_and_no_empty_answer(
     s3: str, ask: Callable[[ObjectStore], object]
 ) -> None:

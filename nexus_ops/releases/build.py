@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,31 @@ from nexus_ops.topology import Topology
 ChartFiles = Mapping[str, bytes]
 
 
+LEFT_OVER = ("*~", "*.swp", "*.bak", "*.tmp", "*.orig", "*.rej", ".*")
+"""What editors and version control leave behind, as `helm create` has it ignored. Helm renders every other file."""
+
+
 def read_chart(folder: Path) -> dict[str, bytes]:
-    """The chart's files by their path within it, sorted."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    """The chart's files by their path within it, sorted; what editors leave behind is no part of it."""
     if not (folder / "Chart.yaml").exists():
         raise PermanentError("this is no chart: Chart.yaml is missing.", target=str(folder))
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+    paths = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    kept = [path for path in paths if not any(fnmatch(part, p) for part in path.parts for p in LEFT_OVER)]
+    return {path.as_posix(): (folder / path).read_bytes() for path in kept}
 
 
 def pack_chart(files: ChartFiles) -> bytes:
     """The chart as one document: what is stored, and what its digest is of."""
-    return canonical({name: data.decode() for name, data in files.items()})
+    return canonical({name: _text(name, data) for name, data in files.items()})
+
+
+def _text(name: str, data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise PermanentError(
+            "the chart holds a file that is no text.", target=name, todo="Take it out; a subchart goes in unpacked."
+        ) from None
 
 
 def unpack_chart(data: bytes) -> dict[str, bytes]:

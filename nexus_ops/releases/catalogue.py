@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,6 +14,8 @@ from nexus_ops.documents import read_yaml
 from nexus_ops.errors import PermanentError, UnknownName
 
 DIGEST = re.compile(r"^sha256:[0-9a-f]{64}$")
+Tag = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
+"""A version is an image's tag (the grammar is the OCI distribution specification's) and a part of a key."""
 
 
 class CatalogueError(PermanentError):
@@ -68,7 +70,7 @@ class _Version(BaseModel):
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
     registry: str
-    versions: dict[str, _Version]
+    versions: dict[Tag, _Version]
 
 
 class FileCatalogue:
@@ -104,5 +106,17 @@ class FileCatalogue:
             raise CatalogueError(f"{where}: {first['msg']}.", target=self.path.name) from None
 
 
-def _order(version: str) -> tuple[list[int], str]:
-    return [int(number) for number in re.findall(r"\d+", version)], version
+def newest(catalogue: ImageCatalogue) -> str:
+    """The newest version that is no candidate for one (`-rc1`), or the newest candidate where there is nothing else."""
+    versions = catalogue.versions()
+    if not versions:
+        raise CatalogueError("the image catalogue holds no version.", todo="Build and push the images first.")
+    return next((version for version in reversed(versions) if "-" not in version), versions[-1])
+
+
+def _order(version: str) -> tuple[tuple[int, ...], bool, list[tuple[int, str]]]:
+    """Numbers as numbers, and what leads up to a version (`v1.2.0-rc1`) before it, as semver.org has it."""
+    number, _, candidate = version.partition("-")
+    words: list[str] = re.findall(r"\d+|[A-Za-z]+", candidate)
+    parts = [(int(word), "") if word.isdigit() else (-1, word) for word in words]
+    return tuple(int(digits) for digits in re.findall(r"\d+", number)), not candidate, parts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from nexus_ops.errors import UnknownName
@@ -12,7 +12,26 @@ from nexus_ops.releases.rendering import Part, Rendering, render
 from nexus_ops.storage import ObjectStore
 from nexus_ops.topology import Cluster
 
-RELEASES, CHARTS, RENDERINGS = "releases", "charts", "renderings"
+RELEASES, CHARTS, RENDERINGS, BUILDS = "releases", "charts", "renderings", "builds"
+
+
+@dataclass(frozen=True, order=True)
+class Build:
+    """That a release was built: an entry of the index, all of it in its name. Sorted by time."""
+
+    built: str
+    """UTC, `20260131T235959.123456Z`: sorts as it reads."""
+    version: str
+    digest: str
+
+    @classmethod
+    def parse(cls, text: str) -> Build:
+        """The entry of its name."""
+        built, version, digest = text.split("/")
+        return cls(built, version, digest)
+
+    def __str__(self) -> str:
+        return f"{self.built}/{self.version}/{self.digest}"
 
 
 class ReleaseStore:
@@ -26,15 +45,14 @@ class ReleaseStore:
 
         Building an earlier release again makes it the latest again: what is deployed is what was built last.
         """
+        builds = self._builds(release.environment)
         self.store.put_content(CHARTS, pack_chart(chart))
         self.store.put_content(RELEASES, release.to_bytes())
-        # The pointer is what makes a release findable; it names when it was last built anew.
-        pointer = f"versions/{release.environment}/{release.version}/{release.digest}"
-        earlier = self._pointers(f"versions/{release.environment}")
-        if earlier and max(earlier)[1] == pointer:
-            return False
-        self.store.put(pointer, json.dumps({"built": datetime.now(UTC).isoformat()}).encode())
-        return pointer not in {key for _, key in earlier}
+        # Only the entry makes a release findable: it is written last, so that what it names is always there.
+        if not builds or builds[-1].digest != release.digest:
+            entry = Build(f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}", release.version, release.digest)
+            self.store.put(f"{BUILDS}/{release.environment}/{entry}", b"", create=True)
+        return release.digest not in {build.digest for build in builds}
 
     def load(self, digest: str) -> Release:
         """A release by its digest."""
@@ -52,20 +70,23 @@ class ReleaseStore:
 
     def versions(self, environment: str) -> list[str]:
         """Versions of which a release was built for an environment."""
-        return sorted({key.split("/")[2] for key in self.store.list(f"versions/{environment}")})
+        return sorted({build.version for build in self._builds(environment)})
 
     def resolve(self, environment: str, version: str) -> Release:
         """The release of an environment at a version: the one built last. `UnknownName` lists the known."""
-        found = self._pointers(f"versions/{environment}/{version}")
+        builds = self._builds(environment)
+        found = [build for build in builds if build.version == version]
         if not found:
-            raise UnknownName(f"release of {environment}", version, self.versions(environment), target="releases")
-        return self.load(max(found)[1].rsplit("/", 1)[1])
+            known = sorted({build.version for build in builds})
+            raise UnknownName(f"release of {environment}", version, known, target="releases")
+        return self.load(found[-1].digest)
 
     def latest(self, environment: str) -> Release | None:
         """The release that was built last for an environment."""
-        found = self._pointers(f"versions/{environment}")
-        return self.load(max(found)[1].rsplit("/", 1)[1]) if found else None
+        builds = self._builds(environment)
+        return self.load(builds[-1].digest) if builds else None
 
-    def _pointers(self, prefix: str) -> list[tuple[str, str]]:
-        """When each release below a prefix was built (ISO 8601, UTC), and its pointer's key."""
-        return [(json.loads(self.store.get(key))["built"], key) for key in self.store.list(prefix)]
+    def _builds(self, environment: str) -> list[Build]:
+        """What was built for an environment, the last one last: one listing, however many there are."""
+        prefix = f"{BUILDS}/{environment}"
+        return sorted(Build.parse(key.removeprefix(f"{prefix}/")) for key in self.store.list(prefix))

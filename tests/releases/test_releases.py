@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from nexus_ops.errors import PermanentError, UnknownName
 from nexus_ops.releases.build import build_release, pack_chart, read_chart, unpack_chart
-from nexus_ops.releases.catalogue import CatalogueError, Database, FileCatalogue
+from nexus_ops.releases.catalogue import CatalogueError, Database, FileCatalogue, newest
 from nexus_ops.releases.diff import diff, diff_live, markdown
 from nexus_ops.releases.model import Release
 from nexus_ops.releases.rendering import Rendering, render
-from nexus_ops.releases.store import ReleaseStore
+from nexus_ops.releases.store import Build, ReleaseStore
 from nexus_ops.releases.waves import WAVES, identity, in_waves, wave_of
 from nexus_ops.storage import ObjectStore
 from nexus_ops.topology import Topology, default_path
@@ -94,6 +94,61 @@ def test_a_folder_without_a_chart_is_refused(tmp_path: Path) -> None:
         read_chart(tmp_path)
 
 
+def test_what_an_editor_leaves_behind_is_no_part_of_the_chart(tmp_path: Path) -> None:
+    """Helm renders every file in templates/: a backup copy there would be applied."""
+    for name, data in CHART.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    for name in ("templates/component.yaml~", "templates/.component.yaml.swp", "values.yaml.orig", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"\xff")
+    assert read_chart(tmp_path) == CHART
+
+
+def test_a_chart_with_a_file_that_is_no_text_is_refused_by_name() -> None:
+    with pytest.raises(PermanentError, match=r"charts/sub\.tgz: the chart holds a file that is no text"):
+        pack_chart({**CHART, "charts/sub.tgz": b"\x1f\x8b\xff"})
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@st.composite
+def any_release(draw: st.DrawFn) -> Release:
+    texts = st.text(max_size=10)
+    return Release(
+        environment=draw(texts), version=draw(texts), chart=draw(texts), host=draw(texts), router=draw(texts),
+        values=draw(st.dictionaries(texts, JSON, max_size=4)),
+        components=draw(st.dictionaries(texts, JSON, max_size=3)),
+        node_groups=draw(st.dictionaries(texts, st.dictionaries(texts, texts, max_size=2), max_size=2)),
+        images=draw(st.dictionaries(texts, texts, max_size=3)),
+        database=Database(draw(st.integers(0, 9)), tuple(draw(st.lists(st.integers(0, 9), max_size=3)))),
+    )  # fmt: skip
+
+
+def reordered(value: Any) -> Any:
+    """The same JSON with its keys the other way round."""
+    if isinstance(value, list):
+        return [reordered(item) for item in value]
+    return {key: reordered(value[key]) for key in reversed(value)} if isinstance(value, dict) else value
+
+
+@given(release=any_release())
+def test_any_release_round_trips_and_the_order_of_keys_is_no_part_of_it(release: Release) -> None:
+    again = Release.from_bytes(release.to_bytes())
+    assert (again, again.digest) == (release, release.digest)
+    turned = Release.from_bytes(json.dumps(reordered(json.loads(release.to_bytes()))).encode())
+    assert turned.digest == release.digest
+
+
+@given(one=any_release(), other=any_release())
+def test_two_releases_share_a_digest_only_when_they_are_the_same(one: Release, other: Release) -> None:
+    assert (one.digest == other.digest) == (one.to_bytes() == other.to_bytes())
+
+
 def test_an_unknown_environment_lists_the_known_ones() -> None:
     with pytest.raises(UnknownName, match=r"no environment named 'moon'.*Known: production, staging\."):
         build_release(TOPOLOGY, "moon", "v1.0.0", CATALOGUE, CHART, VALUES)
@@ -154,6 +209,27 @@ def test_building_an_earlier_version_again_makes_it_the_latest(store: ReleaseSto
     store.save(build("v1.1.0"), CHART)
     store.save(build("v1.0.0"), CHART)
     assert store.latest("staging") == build("v1.0.0")
+
+
+def test_the_index_is_read_in_one_listing_however_many_releases_there_are(
+    store: ReleaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read for each release that was ever built would make a deploy slower every day."""
+    for host in ("a", "b", "c"):
+        store.save(dataclasses.replace(build(), host=host), CHART)
+    read: list[str] = []
+    get = store.store.get
+    monkeypatch.setattr(store.store, "get", lambda key: (read.append(key), get(key))[1])
+    found = store.latest("staging")
+    assert found is not None
+    assert found.host == "c"
+    assert read == [f"releases/{found.digest}"]
+
+
+def test_a_build_round_trips_and_sorts_by_time() -> None:
+    builds = [Build(built, "v1.0.0-rc1", "a" * 64) for built in ("20260131T000000.000000Z", "20251231T235959.999999Z")]
+    assert [Build.parse(str(build)) for build in builds] == builds
+    assert sorted(builds) == builds[::-1]
 
 
 # ---------------------------------------------------------------- renderings
@@ -283,6 +359,17 @@ def test_versions_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     assert found.versions() == ["v1.2.0", "v1.9.0", "v1.10.0"]
 
 
+def test_a_candidate_comes_before_its_version_and_is_not_the_default(tmp_path: Path) -> None:
+    """An empty field in the Launchpad must not build what nobody has released."""
+    versions = ["v1.10.0", "v1.2.0", "v1.10.0-rc10", "v1.10.0-rc2", "v1.11.0-rc1"]
+    found = catalogue(tmp_path, {"registry": "r", "versions": dict.fromkeys(versions, entry())})
+    assert found.versions() == ["v1.2.0", "v1.10.0-rc2", "v1.10.0-rc10", "v1.10.0", "v1.11.0-rc1"]
+    assert newest(found) == "v1.10.0"
+    assert newest(catalogue(tmp_path, {"registry": "r", "versions": {"v1-rc1": entry()}})) == "v1-rc1"
+    with pytest.raises(CatalogueError, match="holds no version"):
+        newest(catalogue(tmp_path, {"registry": "r", "versions": {}}))
+
+
 def test_an_image_is_named_by_version_and_digest(tmp_path: Path) -> None:
     found = catalogue(tmp_path, {"registry": "ghcr.io/x", "versions": {"v1": entry()}}).images("v1")
     assert found.images == {"risk-manager": f"ghcr.io/x/risk-manager:v1@{DIGEST}"}
@@ -302,6 +389,7 @@ def test_an_unknown_version_lists_the_known_ones() -> None:
         ({"registry": "r", "versions": {"v1": entry(images={"a": "latest"})}}, r"versions\.v1\.images\.a: 'latest' is no"),
         ({"registry": "r", "versions": {"v1": entry(database={"schema": [1]})}}, r"versions\.v1\.database\.schema: "),
         ({"registry": "r", "versions": {"v1": entry(database={"compatible_with": [1]})}}, r"versions\.v1\.database\.schema: Field req"),
+        ({"registry": "r", "versions": {"../v1": entry()}}, r"versions\.\.\./v1\.\[key\]: String should match"),
         (None, r"allowed|valid"),
     ],
 )  # fmt: skip
