@@ -49,6 +49,7 @@ def bootstrap(folder: Path, admin: int, edge: int, services: int, balancer: int)
             "@type": HTTP_MANAGER,
             "stat_prefix": name,
             "use_remote_address": True,
+            "preserve_external_request_id": True,
             "rds": {
                 "route_config_name": name,
                 "config_source": {

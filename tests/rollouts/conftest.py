@@ -70,7 +70,7 @@ class Platform:
             result = advance(self.context(), patience=timedelta(seconds=seconds / 3))
             if result.state in ("done", "rolled-back"):
                 return result
-        raise TemporaryError(f"the rollout does not end: {result}")
+        raise TemporaryError(f"the rollout does not end: {self.record().said}")
 
     def deploy(self, version: str, times: Settings = QUICK) -> Advance:
         self.begin(version, times)
