@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import Platform
 from drive import CLOSE, SHORT
+from platform_cluster import Platform
 
 from nexus_ops.clusters import lease
 from nexus_ops.clusters.client import LEASE

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import QUICK, Platform
+from platform_cluster import QUICK, Platform
 
 from nexus_ops.clusters.client import ClusterClient
 from nexus_ops.clusters.errors import ClusterUnreachable, MissingContext

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 import pytest
-from conftest import CLUSTER, Platform
+from platform_cluster import CLUSTER, Platform
 
 from nexus_ops.rollouts.operations import request_abort
 from nexus_ops.rollouts.strategy import Settings

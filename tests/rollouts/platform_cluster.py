@@ -1,0 +1,112 @@
+"""What rollout tests work with: one sandbox cluster, its releases, and short ways to roll out on it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from nexus_ops.clusters.client import POD, ClusterClient
+from nexus_ops.errors import TemporaryError
+from nexus_ops.releases.store import ReleaseStore
+from nexus_ops.rollouts.context import RolloutContext
+from nexus_ops.rollouts.driver import Advance, advance
+from nexus_ops.rollouts.operations import plan_rollout, start
+from nexus_ops.rollouts.plan import read_ledger
+from nexus_ops.rollouts.record import Record
+from nexus_ops.rollouts.strategy import Settings
+from nexus_ops.sandbox import supervisor
+from nexus_ops.storage import ObjectStore
+from nexus_ops.topology import Topology
+
+CLUSTER = "staging-us-west-2"
+QUICK = Settings(monitor_seconds=3, hold_seconds=1, ready_seconds=60, insufficient_seconds=20)
+VERSIONS = ("v1.0.0", "v1.1.0", "v1.4.0")
+
+
+@dataclass
+class Platform:
+    """A sandbox cluster, its releases, and short ways to roll out on it."""
+
+    home: Path
+    state: supervisor.State
+    topology: Topology
+    store: ObjectStore
+    releases: ReleaseStore
+    said: list[str]
+    notified: list[str]
+
+    @property
+    def urls(self) -> dict[str, str]:
+        return self.state.clusters[CLUSTER]
+
+    def context(self, patience: float = 20.0) -> RolloutContext:
+        """A fresh context, as every run has one."""
+        cluster = self.topology.cluster(CLUSTER)
+        return RolloutContext(
+            topology=self.topology,
+            cluster=cluster,
+            client=ClusterClient.connect(cluster, kubeconfig=Path(self.state.kubeconfig), patience=patience),
+            store=self.store,
+            releases=self.releases,
+            notify=lambda title, body: self.notified.append(f"{title}: {body}"),
+            report=self.said.append,
+        )
+
+    def begin(self, version: str, times: Settings = QUICK) -> Record:
+        """Plan and start, without advancing."""
+        context = self.context()
+        return start(context, plan_rollout(context, version, times), "test")
+
+    def finish(self, seconds: float = 90) -> Advance:
+        """Advance as the sensor does, again and again, until the rollout is over."""
+        for _ in range(20):
+            result = advance(self.context(), patience=timedelta(seconds=seconds / 3))
+            if result.state in ("done", "rolled-back"):
+                return result
+        raise TemporaryError(f"the rollout does not end: {self.record().said}")
+
+    def deploy(self, version: str, times: Settings = QUICK) -> Advance:
+        self.begin(version, times)
+        return self.finish()
+
+    def record(self) -> Record:
+        record = read_ledger(self.context()).record
+        assert record is not None
+        return record
+
+    def ensure(self, version: str) -> None:
+        """Have a version serve, whatever was before."""
+        record = read_ledger(self.context()).record
+        if record is not None and not record.finished:
+            self.finish()
+            record = self.record()
+        if record is None or record.serving is None or record.serving.version != version:
+            assert self.deploy(version).state == "done"
+
+    def at_the_edge(self) -> tuple[str, str]:
+        """Version and colour that answer a user now."""
+        answer = httpx.get(self.urls["edge"], headers={"Host": self.context().host})
+        return answer.headers["x-nexus-version"], answer.headers["x-nexus-colour"]
+
+    def admin(self, method: str, path: str, body: Any = None) -> Any:
+        """Ask the sandbox's admin interface."""
+        answer = httpx.request(method, self.urls["admin"] + path, json=body, timeout=30)
+        answer.raise_for_status()
+        return answer.json()
+
+    def eventually(self, holds: Callable[[], bool], seconds: float = 30) -> bool:
+        """Whether something comes to hold in time; looked at whenever an object of the cluster changes."""
+        deadline = time.monotonic() + seconds
+        while not holds():
+            if time.monotonic() > deadline:
+                return False
+            next(self.context().client.watch(POD, self.topology.cluster(CLUSTER).namespace, seconds=1), None)
+        return True
+
+    def pods(self) -> set[tuple[str, str]]:
+        """(component, colour) of the pods that run now."""
+        return {(pod["component"], pod["colour"]) for pod in self.admin("GET", "/state")["pods"]}

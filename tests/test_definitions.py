@@ -1,0 +1,81 @@
+"""What is registered, and how lightly it loads."""
+
+import json
+import subprocess
+import sys
+import tomllib
+
+import dagster as dg
+import pytest
+
+from nexus_ops.definitions import defs
+from nexus_ops.rollouts.strategy import BLUE_GREEN
+from nexus_ops.topology import project_folder
+
+HEAVY = (
+    "boto3",
+    "lightkube",
+    "helm_python",
+    "pandas",
+    "apprise",
+    "kubernetes_validate",
+    "dagster_k8s",
+    "dagster_aws",
+    "httpx",
+)
+
+
+def test_definitions_load_without_anything_heavy() -> None:
+    code = "import nexus_ops.definitions, sys, json; print(json.dumps(sorted(sys.modules)))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded = set(json.loads(printed))
+    without = subprocess.run(
+        [sys.executable, "-c", "import dagster, sys, json; print(json.dumps(sorted(sys.modules)))"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert loaded.isdisjoint(set(HEAVY) - set(json.loads(without)))
+
+
+@pytest.mark.parametrize("job", ["deploy", "rollback", "abort", "approve", "resume_rollout"])
+def test_every_rollout_job_shows_the_six_stages_in_order(job: str) -> None:
+    names = [node.name for node in defs.resolve_job_def(job).nodes_in_topological_order]
+    assert names[1:] == [stage.replace("-", "_") for stage in BLUE_GREEN]
+
+
+def test_what_safety_depends_on_runs_by_default() -> None:
+    sensors = defs.get_repository_def().sensor_defs
+    assert {sensor.name for sensor in sensors} == {
+        "rollout_staging_us_west_2",
+        "rollout_production_us_west_2",
+        "rollout_production_us_east_1",
+    }
+    assert all(sensor.default_status is dg.DefaultSensorStatus.RUNNING for sensor in sensors)
+
+
+def test_materialising_everything_cannot_deploy() -> None:
+    graph = defs.resolve_asset_graph()
+    assert not graph.get(dg.AssetKey("deployment")).is_executable
+    assert graph.get(dg.AssetKey("release")).is_executable
+
+
+def test_a_deploy_is_a_dry_run_unless_told_otherwise() -> None:
+    from nexus_ops.jobs.deploy import DeployConfig
+
+    assert DeployConfig(cluster="c", version="v").dry_run
+
+
+def test_every_package_of_the_tree_is_installed() -> None:
+    listed = tomllib.loads((project_folder() / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    roots = {
+        "nexus_ops": "nexus_ops",
+        "assets": "nexus_ops.assets",
+        "jobs": "nexus_ops.jobs",
+        "sensors": "nexus_ops.sensors",
+    }
+    found = {
+        ".".join([package, *path.parent.relative_to(project_folder() / folder).parts])
+        for folder, package in roots.items()
+        for path in (project_folder() / folder).rglob("__init__.py")
+        if not any(part.is_symlink() for part in path.parents)
+    }
+    assert set(listed) == found
