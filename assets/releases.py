@@ -1,14 +1,17 @@
 """Releases: what is approved, applied and rolled back, built from chart, values and image digests."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
 from nexus_ops import partitions
+from nexus_ops.releases.gates import GATES, Gate
+from nexus_ops.releases.waves import wave_of
 from nexus_ops.resources import NexusResource
 
-GATES = ("schema", "policy", "capacity")
+if TYPE_CHECKING:
+    from nexus_ops.releases.model import Release
 
 
 class ReleaseConfig(dg.Config):
@@ -35,39 +38,66 @@ def release(
 ) -> dg.MaterializeResult[Any]:
     """Build and store the release of this partition's environment."""
     from nexus_ops.releases.build import build_release, read_chart
-    from nexus_ops.releases.diff import diff, markdown
+    from nexus_ops.releases.catalogue import newest
+    from nexus_ops.releases.diff import diff, markdown, without_version
 
     environment = context.partition_key
     topology, catalogue, releases = nexus.topology(), nexus.catalogue(), nexus.releases()
-    version = config.version or catalogue.versions()[-1]
+    version = config.version or newest(catalogue)
     chart = read_chart(nexus.chart_dir())
     before = releases.latest(environment)
     built = build_release(topology, environment, version, catalogue, chart, nexus.values_file(environment))
     new = releases.save(built, chart)
     cluster = topology.primary(environment)
-    parts = [releases.render(built, cluster, part) for part in ("shared", "blue")]
-    objects = [obj for part in parts for obj in part.objects]
-    earlier = (
-        [obj for part in ("shared", "blue") for obj in releases.render(before, cluster, part).objects] if before else []
+    objects, earlier = (
+        [obj for part in ("shared", "blue") for obj in releases.render(one, cluster, part).objects] if one else []
+        for one in (built, before)
     )
-    rows = [dg.TableRecord({"kind": obj["kind"], "name": obj["metadata"]["name"]}) for obj in objects]
+    rows = [{"wave": wave_of(obj), "kind": obj["kind"], "name": obj["metadata"]["name"]} for obj in objects]
+    columns = [dg.TableColumn(name) for name in ("wave", "kind", "name")]
     context.log.info("%s: %s", "new" if new else "unchanged", built)
+    against = (
+        f"Against {before.version} ({before.digest[:12]}), built before:\n\n" if before else "The first release.\n\n"
+    )
     return dg.MaterializeResult(
         data_version=dg.DataVersion(built.digest),
         metadata={
             "version": version,
             "digest": built.digest,
             "new": new,
-            "objects": dg.TableMetadataValue(rows, dg.TableSchema([dg.TableColumn("kind"), dg.TableColumn("name")])),
+            "objects": dg.TableMetadataValue([dg.TableRecord(row) for row in rows], dg.TableSchema(columns)),
             "object_count": len(objects),
             "images": dg.MetadataValue.md("\n".join(f"- `{image}`" for image in built.images.values())),
-            "changes": dg.MetadataValue.md(markdown(diff(earlier, objects))),
-            "what_next": f"Launch the job `deploy` with version {version} and dry_run to see the plan.",
+            "changes": dg.MetadataValue.md(
+                against + markdown(diff(map(without_version, earlier), map(without_version, objects)))
+            ),
+            "changes_to_live": dg.MetadataValue.md(_changes_to_live(nexus, cluster.name, built)),
+            "what_next": dg.MetadataValue.md(
+                f"Launch the job `deploy` with cluster `{cluster.name}` and version `{version}`: its dry run shows the plan."
+            ),
         },
     )
 
 
-def _gate(name: str) -> dg.AssetChecksDefinition:
+def _changes_to_live(nexus: NexusResource, cluster: str, built: "Release") -> str:
+    """What the release would change in the primary cluster; a release can be built while no cluster is reachable."""
+    from nexus_ops.errors import OperationError
+    from nexus_ops.releases.diff import markdown
+    from nexus_ops.rollouts.live import changes_to_live
+    from nexus_ops.rollouts.plan import read_ledger
+
+    try:
+        rollouts = nexus.rollouts(cluster, patience=2)
+        record = read_ledger(rollouts).record
+        if record is None or record.serving is None:
+            return f"Nothing of the platform runs on {cluster} yet."
+        changes = changes_to_live(rollouts, built, record.serving)
+    except OperationError as error:
+        return f"What is live could not be seen: {error}"
+    return f"Against {record.serving.version}, which serves on {cluster} as {record.serving.colour}:\n\n{markdown(changes)}"
+
+
+def _gate(name: Gate) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=release,
         name=name,
@@ -76,7 +106,8 @@ def _gate(name: str) -> dg.AssetChecksDefinition:
         description=f"The {name} gate. A deploy evaluates it again for what it is about to apply.",
     )
     def check(context: dg.AssetCheckExecutionContext, nexus: NexusResource) -> dg.AssetCheckResult:
-        from nexus_ops.releases.gates import evaluate
+        from nexus_ops.releases.capacity import capacity, capacity_table
+        from nexus_ops.releases.gates import judge
 
         environment = context.partition_key
         topology, releases = nexus.topology(), nexus.releases()
@@ -85,9 +116,15 @@ def _gate(name: str) -> dg.AssetChecksDefinition:
             return dg.AssetCheckResult(passed=False, metadata={"problems": "no release has been built yet"})
         cluster = topology.primary(environment)
         renderings = [releases.render(built, cluster, part) for part in ("shared", "blue", "green")]
-        result = next(gate for gate in evaluate(renderings, topology) if gate.name == name)
-        problems = dg.MetadataValue.md("\n".join(f"- {problem}" for problem in result.problems) or "none")
-        return dg.AssetCheckResult(passed=result.passed, metadata={"problems": problems, "release": built.digest})
+        result = judge(name, renderings, topology)
+        metadata: dict[str, Any] = {
+            "problems": dg.MetadataValue.md("\n".join(f"- {problem}" for problem in result.problems) or "none"),
+            "release": built.digest,
+        }
+        if name == "capacity":
+            metadata["both_colours_at_once"] = dg.MetadataValue.md(capacity_table(capacity(renderings, topology)))
+        summary = f"{len(result.problems)} problems" if result.problems else "passed"
+        return dg.AssetCheckResult(passed=result.passed, metadata=metadata, description=f"{built}: {summary}")
 
     return check
 

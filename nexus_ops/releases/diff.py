@@ -20,6 +20,7 @@ from nexus_ops.releases.waves import identity, rank
 Object = dict[str, Any]
 KEYS = ("mountPath", "name", "key", "containerPort", "port", "topologyKey")
 """By what an item of a list is the same item, in order of preference."""
+VERSION_LABEL = "app.kubernetes.io/version"
 ORDERED = frozenset({"initContainers"})
 """Lists whose order counts although their items have names."""
 AMOUNTS = frozenset({"requests", "limits"})
@@ -64,6 +65,16 @@ def diff_live(live: Iterable[Object], new: Iterable[Object]) -> tuple[Change, ..
     What the server adds (defaults, status, managed fields) is no change, nor is another spelling of an amount.
     """
     return _diff(live, new, lambda before, after: _fields("", before, after, stated=True))
+
+
+def without_version(value: Any) -> Any:
+    """An object without the version label, which changes everywhere with each release and says nothing."""
+    if isinstance(value, list):
+        return [without_version(item) for item in cast(list[Any], value)]
+    if isinstance(value, dict):
+        items = cast(Object, value).items()
+        return {key: without_version(item) for key, item in items if key != VERSION_LABEL}
+    return value
 
 
 def _diff(

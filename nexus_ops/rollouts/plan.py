@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, cast
 
-from nexus_ops.clusters.client import CONFIG_MAP, Kind
+from nexus_ops.clusters.client import CONFIG_MAP
+from nexus_ops.clusters.fence import is_routed
 from nexus_ops.errors import PermanentError
-from nexus_ops.releases.diff import diff, diff_live, markdown
+from nexus_ops.releases.diff import diff, diff_live, markdown, without_version
 from nexus_ops.releases.model import Release
-from nexus_ops.releases.waves import Object
 from nexus_ops.rollouts.context import RolloutContext
+from nexus_ops.rollouts.live import live_of
 from nexus_ops.rollouts.record import NAME, Copy, Ledger
 from nexus_ops.rollouts.strategy import BLUE_GREEN, TITLES, Settings
 from nexus_ops.topology import other
@@ -135,28 +135,7 @@ def _changes(context: RolloutContext, candidate: Copy, stable: Copy | None) -> s
     old = context.rendering(stable.release, candidate.colour)
     old_shared = context.rendering(stable.release, "shared")
     before, after = [*old_shared.objects, *old.objects], [*shared.objects, *new.objects]
-    text = markdown(diff(map(_without_version, before), map(_without_version, after)), most=10)
-    drift = diff_live(_live(context, list(old_shared.objects)), old_shared.objects)
+    text = markdown(diff(map(without_version, before), map(without_version, after)), most=10)
+    owned = [obj for obj in old_shared.objects if not is_routed(obj)]
+    drift = diff_live(live_of(context, owned), owned)
     return text + (f"\n\n### Drift of the shared part in the cluster\n{markdown(drift, most=5)}" if drift else "")
-
-
-def _without_version(value: Any) -> Any:
-    """An object without the version label, which changes everywhere and says nothing."""
-    if isinstance(value, list):
-        return [_without_version(item) for item in cast(list[Any], value)]
-    if isinstance(value, dict):
-        items = cast(Object, value).items()
-        return {key: _without_version(item) for key, item in items if key != "app.kubernetes.io/version"}
-    return value
-
-
-def _live(context: RolloutContext, objects: list[Object]) -> list[Object]:
-    """What is live of these objects; routed ones are the rollout's, and left out."""
-    found: list[Object] = []
-    for obj in objects:
-        meta = obj["metadata"]
-        if (meta.get("labels") or {}).get("nexus.ai/routed"):
-            found.append(obj)
-        elif (live := context.client.get(Kind.of(obj), meta["name"], meta.get("namespace"))) is not None:
-            found.append(live)
-    return found
