@@ -8,16 +8,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+from benchmarks import bench_render
+from benchmarks.measure import median, say
 from nexus_ops.clusters.client import ClusterClient
 from nexus_ops.clusters.readiness import wait_ready
 from nexus_ops.releases.build import build_release, read_chart
 from nexus_ops.releases.catalogue import FileCatalogue
-from nexus_ops.releases.diff import diff
-from nexus_ops.releases.rendering import render
 from nexus_ops.releases.store import ReleaseStore
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.driver import advance
@@ -30,16 +29,6 @@ from nexus_ops.topology import Topology, default_path, project_folder
 CLUSTER = "staging-us-west-2"
 
 
-def median(work: Callable[[], object], times: int) -> float:
-    """Median wall time of a piece of work (seconds)."""
-    taken: list[float] = []
-    for _ in range(times):
-        began = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
-
-
 def cpu_of(code: str, times: int = 3) -> float:
     """Median CPU time of a fresh interpreter that runs some code (seconds)."""
     text = f"import time, json\n{code}\nprint(json.dumps(time.process_time()))"
@@ -47,13 +36,6 @@ def cpu_of(code: str, times: int = 3) -> float:
         subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True) for _ in range(times)
     ]
     return statistics.median(json.loads(run.stdout.splitlines()[-1]) for run in runs)
-
-
-def say(what: str, value: float, unit: str, beside: str, other: float) -> None:
-    """One row: the figure, what it is compared with, and the ratio."""
-    print(
-        f"{what:34} {value:9.3f} {unit:3}   {beside:38} {other:9.3f} {unit:3}   ratio {value / other:6.2f}", flush=True
-    )
 
 
 def definitions() -> None:
@@ -68,7 +50,7 @@ def definitions() -> None:
 
 
 def releases(home: Path) -> tuple[Topology, ReleaseStore, ObjectStore]:
-    """Rendering and diffing a colour, beside a render in a process of its own."""
+    """The releases that are deployed below, stored."""
     topology, chart = Topology.load(default_path()), read_chart(project_folder() / "helm" / "nexus-ai-defi")
     store = ObjectStore.open((home / "store").as_uri())
     kept, catalogue = ReleaseStore(store), FileCatalogue(project_folder() / "images.yaml")
@@ -78,24 +60,6 @@ def releases(home: Path) -> tuple[Topology, ReleaseStore, ObjectStore]:
     ]
     for release in built:
         kept.save(release, chart)
-    cluster = topology.cluster(CLUSTER)
-    first, second = (render(release, cluster, "blue", chart) for release in built)
-    in_process = median(lambda: render(built[0], cluster, "blue", chart), 10)
-    program = [sys.executable, "-c", "import helm_python, yaml"]
-    say(
-        "render a colour (35 objects)",
-        in_process,
-        "s",
-        "only starting a process with the engine",
-        median(lambda: subprocess.run(program, check=True), 3),
-    )
-    say(
-        "diff of two renderings",
-        median(lambda: diff(first.objects, second.objects), 5),
-        "s",
-        "rendering one",
-        in_process,
-    )
     return topology, kept, store
 
 
@@ -133,6 +97,7 @@ def main() -> None:
         home = Path(folder)
         try:
             definitions()
+            bench_render.bench()
             rollout(home, *releases(home))
         finally:
             supervisor.stop(home)

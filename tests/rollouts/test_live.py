@@ -1,6 +1,6 @@
 """What a release would change in a cluster that serves, seen on a sandbox cluster."""
 
-from conftest import CLUSTER, Platform
+from platform_cluster import CLUSTER, Platform
 
 from nexus_ops.clusters.client import Kind
 from nexus_ops.releases.diff import Change, FieldChange
