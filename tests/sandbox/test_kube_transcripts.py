@@ -26,7 +26,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("cluster")
     config = {
         "cluster": "staging-us-west-2", "topology": str(REPO / "topology.yaml"), "images": str(REPO / "images.yaml"),
-        "folder": str(folder), "parts": [],
+        "folder": str(folder), "templates": str(folder / "templates"), "parts": [],
     }  # fmt: skip
     process = subprocess.Popen([sys.executable, "-m", "nexus_ops.sandbox.cluster", "--config", json.dumps(config)])
     ready, deadline, pause = folder / "ready.json", time.monotonic() + 30, threading.Event()
