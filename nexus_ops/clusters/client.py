@@ -6,11 +6,12 @@ again with growing pauses until a deadline; what is refused is raised with the s
 
 from __future__ import annotations
 
+import builtins
 import json
-import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ from typing import Any
 import httpx2
 from lightkube.config.client_adapter import Client as adapted
 from lightkube.config.client_adapter import ConnectionParams
-from lightkube.config.kubeconfig import KubeConfig
 from lightkube.core.exceptions import ConfigError
 
-from nexus_ops.clusters.errors import ClusterUnreachable, Conflict, FieldConflict, MissingContext, Refused
+from nexus_ops.clusters.errors import ClusterUnreachable, Conflict, FieldConflict, NoCredentials, Refused
+from nexus_ops.clusters.kubeconfig import find_context
 from nexus_ops.topology import Cluster
 
 Object = dict[str, Any]
@@ -52,6 +53,16 @@ HTTP_ROUTE = Kind("gateway.networking.k8s.io/v1", "HTTPRoute")
 GATEWAY = Kind("gateway.networking.k8s.io/v1", "Gateway")
 
 
+def selector(labels: Mapping[str, str] | None) -> dict[str, str]:
+    """Labels as a query."""
+    return {"labelSelector": ",".join(f"{key}={value}" for key, value in labels.items())} if labels else {}
+
+
+def group_of(api_version: str) -> str:
+    """The API group of a version; empty for the core."""
+    return api_version.rpartition("/")[0]
+
+
 class ClusterClient:
     """One cluster's API. Safe to use from several threads."""
 
@@ -62,31 +73,14 @@ class ClusterClient:
         self.name = name
         self._http = http
         self._patience = patience
-        self._pause = pause
+        self.pause = pause
         self._resources: dict[Kind, tuple[str, bool]] = {}
 
     @classmethod
     def connect(cls, cluster: Cluster, *, kubeconfig: Path | None = None, patience: float = 20.0) -> ClusterClient:
-        """A client by the cluster's kube context ($KUBECONFIG, else ~/.kube/config). Does not talk yet."""
-        path = kubeconfig or Path(os.environ.get("KUBECONFIG") or "~/.kube/config").expanduser()
-        try:
-            config = KubeConfig.from_file(path)
-        except ConfigError:
-            raise MissingContext(
-                "there is no kubeconfig.",
-                target=str(path),
-                todo="Set KUBECONFIG to it, or start the sandbox: make demo.",
-            ) from None
-        known = sorted(config.contexts)
-        if cluster.context is None or cluster.context not in config.contexts:
-            raise MissingContext(
-                f"cluster {cluster.name} needs the kube context {cluster.context!r}.",
-                target=str(path),
-                todo=f"Contexts there: {', '.join(known) or 'none'}.",
-            )
-        single = config.get(cluster.context)
-        parameters = ConnectionParams(timeout=httpx2.Timeout(10, read=30))
-        http: Any = adapted(single, parameters)  # pyright: ignore[reportArgumentType]
+        """A client by the cluster's kube context (clusters.kubeconfig). Does not talk yet."""
+        single = find_context(cluster, kubeconfig)
+        http: Any = adapted(single, ConnectionParams(timeout=httpx2.Timeout(10, read=30)))
         http.headers["User-Agent"] = USER_AGENT
         return cls(http, cluster.name, patience=patience)
 
@@ -100,76 +94,69 @@ class ClusterClient:
         return self.request("GET", "/version").json()["gitVersion"]
 
     def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
-        """An object, or None when there is none. A failed read is an error, never None."""
+        """An object, or None when the API server itself says that there is none. A failed read is an error."""
         try:
             return self.request("GET", self.path(kind, namespace, name)).json()
         except Refused as error:
-            if error.status.get("reason") == "NotFound" or error.status.get("code") == 404:
+            if error.reason == "NotFound":
                 return None
             raise
 
     def list(self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None) -> list[Object]:
         """All objects of a kind, every page of them."""
-        query: dict[str, str] = {"limit": "500"}
-        if labels:
-            query["labelSelector"] = ",".join(f"{key}={value}" for key, value in labels.items())
+        return self.list_at(kind, namespace, labels)[0]
+
+    def list_at(
+        self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> tuple[builtins.list[Object], str]:
+        """All objects of a kind, and the version at which they were seen: where a watch goes on."""
+        query = {"limit": "500", **selector(labels)}
         found: list[Object] = []
         while True:
-            page = self.request("GET", self.path(kind, namespace), query=query).json()
-            found += [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in page["items"]]
+            try:
+                page = self.request("GET", self.path(kind, namespace), query=query).json()
+            except Refused as error:
+                if error.reason == "Expired" and query.pop("continue", None):
+                    found = []  # the pages have grown too old to go on with: from the first one again
+                    continue
+                raise
+            found += [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in page["items"] or ()]
             if not (token := page["metadata"].get("continue")):
-                return found
+                return found, page["metadata"]["resourceVersion"]
             query["continue"] = token
 
     def serves(self, kind: Kind) -> bool:
         """Whether the cluster knows a kind at all."""
         try:
             self._resource(kind)
-        except Refused:
-            return False
+        except Refused as error:
+            if error.reason == "NotFound":
+                return False
+            raise
         return True
 
-    def watch(
-        self, kind: Kind, namespace: str, *, seconds: float, labels: Mapping[str, str] | None = None
-    ) -> Iterator[Object | None]:
-        """Objects as they change, beginning with what is there; None at a quiet moment. Ends after `seconds`.
+    def versions(self, group: str) -> builtins.list[str]:
+        """The API versions in which the cluster serves a group, the preferred one first; none when it knows no such."""
+        if not group:
+            return ["v1"]
+        for entry in self.request("GET", "/apis").json()["groups"]:
+            if entry["name"] == group:
+                preferred = entry["preferredVersion"]["groupVersion"]
+                served = [version["groupVersion"] for version in entry["versions"]]
+                return [preferred, *(version for version in served if version != preferred)]
+        return []
 
-        A dropped watch is taken up again; when its history is gone (410) it begins anew with what is there.
-        """
-        deadline, version = time.monotonic() + seconds, ""
-        query: dict[str, str] = {"watch": "1", "allowWatchBookmarks": "true"}
-        if labels:
-            query["labelSelector"] = ",".join(f"{key}={value}" for key, value in labels.items())
-        while (left := deadline - time.monotonic()) > 0:
-            params = {
-                **query,
-                "timeoutSeconds": str(max(1, int(left))),
-                **({"resourceVersion": version} if version else {}),
-            }
-            try:
-                with self._http.stream(
-                    "GET", self.path(kind, namespace), params=params, timeout=httpx2.Timeout(10, read=left + 1)
-                ) as answer:
-                    if answer.status_code in (*BUSY, 410):
-                        version = "" if answer.status_code == 410 else version
-                        yield None
-                        self._pause(0.5)
-                        continue
-                    if answer.status_code != 200:
-                        answer.read()
-                        raise self._refusal(f"{kind.kind} in {namespace}", answer)
-                    for line in answer.iter_lines():
-                        event = json.loads(line)
-                        if event["type"] == "ERROR":
-                            version = ""
-                            break
-                        version = event["object"]["metadata"]["resourceVersion"]
-                        yield event["object"] if event["type"] != "BOOKMARK" else None
-                        if time.monotonic() > deadline:
-                            return
-            except (httpx2.TransportError, json.JSONDecodeError):
-                yield None
-                self._pause(0.2)
+    def watch(
+        self, kind: Kind, namespace: str, *, seconds: float, labels: Mapping[str, str] | None = None, since: str = ""
+    ) -> Iterator[Object | None]:
+        """Objects as they change, for so many seconds (clusters.watch)."""
+        from nexus_ops.clusters.watch import watch  # it is built on this class
+
+        return watch(self, kind, namespace, seconds=seconds, labels=labels, since=since)
+
+    def stream(self, path: str, query: Mapping[str, str], *, seconds: float) -> AbstractContextManager[httpx2.Response]:
+        """An answer that is read as it comes (clusters.watch)."""
+        return self._http.stream("GET", path, params=query, timeout=httpx2.Timeout(10, read=seconds + 1))
 
     def proxy(
         self, path: str, *, method: str = "GET", query: Mapping[str, Any] | None = None, body: Any = None
@@ -215,7 +202,7 @@ class ClusterClient:
         try:
             self.request("DELETE", self.path(kind, namespace, name), body=body)
         except Refused as error:
-            if error.status.get("code") != 404:
+            if error.reason != "NotFound":
                 raise
 
     # ------------------------------------------------------------------ the wire
@@ -231,16 +218,19 @@ class ClusterClient:
         """Plural name and whether namespaced, from discovery (asked once per group version)."""
         if kind not in self._resources:
             root = "/api/v1" if kind.api_version == "v1" else f"/apis/{kind.api_version}"
-            for entry in self.request("GET", root).json()["resources"]:
+            try:
+                served = self.request("GET", root).json()["resources"]
+            except Refused as error:
+                # A 404 is not the server's word that there is no such group: a proxy in between says it, too.
+                if error.status["code"] != 404 or kind.api_version in self.versions(group_of(kind.api_version)):
+                    raise
+                served = []
+            for entry in served:
                 if "/" not in entry["name"]:
                     self._resources[Kind(kind.api_version, entry["kind"])] = entry["name"], entry["namespaced"]
         if kind not in self._resources:
-            status = {
-                "reason": "NotFound",
-                "code": 404,
-                "message": f"the cluster knows no {kind.api_version} {kind.kind}",
-            }
-            raise Refused(self.name, status)
+            message = f"the cluster knows no {kind.api_version} {kind.kind}"
+            raise Refused(self.name, {"reason": "NotFound", "code": 404, "message": message})
         return self._resources[kind]
 
     def request(
@@ -252,40 +242,50 @@ class ClusterClient:
         body: Any = None,
         media: str = "application/json",
     ) -> httpx2.Response:
-        """One request, tried again while the server is busy; errors by type."""
+        """One request, tried again while the server is busy; errors by type. Never longer than our patience."""
         content = json.dumps(body).encode() if body is not None else None
         headers = {"Content-Type": media} if content else {}
         deadline, wait = time.monotonic() + self._patience, 0.1
         while True:
-            problem = ""
+            left = max(1.0, deadline - time.monotonic())
             try:
-                answer = self._http.request(method, path, params=dict(query or {}), content=content, headers=headers)
+                answer = self._http.request(
+                    method,
+                    path,
+                    params=dict(query or {}),
+                    content=content,
+                    headers=headers,
+                    timeout=httpx2.Timeout(min(10.0, left), read=left),
+                )
                 if answer.status_code < 400:
                     return answer
                 if answer.status_code not in BUSY:
-                    raise self._refusal(path.rsplit("/", 1)[-1], answer)
+                    raise self.refusal(path.rsplit("/", 1)[-1], answer)
                 problem = f"it answers {answer.status_code}"
                 if after := answer.headers.get("Retry-After"):
                     wait = max(wait, float(after)) if after.isdigit() else wait
                 if answer.status_code == 500 and "typed patch" in answer.text:
-                    raise self._refusal(path.rsplit("/", 1)[-1], answer)
+                    raise self.refusal(path.rsplit("/", 1)[-1], answer)
             except httpx2.TransportError as error:
                 problem = type(error).__name__
+            except (ConfigError, OSError) as error:  # the kubeconfig's credential plug-in, run for the first request
+                raise NoCredentials(self.name, error) from error
             if time.monotonic() + wait > deadline:
                 raise ClusterUnreachable(
                     f"the API server did not serve {method} {path} in {self._patience:.0f} s: {problem}.",
                     target=self.name,
                     todo="Check that the cluster is up and that its kube context leads to it.",
                 )
-            self._pause(wait * random.uniform(0.8, 1.2))
+            self.pause(wait * random.uniform(0.8, 1.2))
             wait = min(wait * 2, 3.0)
 
-    def _refusal(self, target: str, answer: Any) -> Exception:
+    def refusal(self, target: str, answer: Any) -> Exception:
+        """The error that an answer is."""
         try:
             status: Object = answer.json()
         except ValueError:
-            status = {"code": answer.status_code, "message": answer.text[:300]}
-        status.setdefault("code", answer.status_code)
+            status = {"message": answer.text[:300]}
+        status["code"] = answer.status_code
         where = f"{self.name}/{target}"
         causes = (status.get("details") or {}).get("causes") or []
         if answer.status_code == 409 and any(cause.get("reason") == "FieldManagerConflict" for cause in causes):

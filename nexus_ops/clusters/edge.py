@@ -31,13 +31,17 @@ def edge_url(client: ClusterClient, namespace: str) -> str:
 
 
 def ask_edge(url: str, host: str, times: int) -> Counter[str]:
-    """Send real requests through the gateway; how many each colour answered (`none`: nobody did)."""
+    """Send real requests through the gateway; how many each colour answered (`none`: nobody did).
+
+    The address may be a load balancer's: over TLS the host is what is asked for, and whose certificate must be shown.
+    """
+    named = {"sni_hostname": host} if url.startswith("https") else {}
 
     def ask(http: httpx.Client) -> str:
         try:
-            return http.get(url, headers={"Host": host}).headers.get("x-nexus-colour", "none")
+            return http.get(url, headers={"Host": host}, extensions=named).headers.get("x-nexus-colour", "none")
         except httpx.TransportError:
             return "none"
 
-    with httpx.Client(timeout=5, verify=url.startswith("https")) as http, ThreadPoolExecutor(4) as pool:
+    with httpx.Client(timeout=5) as http, ThreadPoolExecutor(4) as pool:
         return Counter(pool.map(ask, [http] * times))

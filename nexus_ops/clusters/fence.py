@@ -7,22 +7,25 @@ the annotation nexus.ai/fence. A live object with a higher fence was written by 
 from __future__ import annotations
 
 import copy
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 from nexus_ops.clusters.client import AUTOSCALER, CONFIG_MAP, DEPLOYMENT, ClusterClient, Kind
-from nexus_ops.clusters.errors import Conflict, FenceLost
-from nexus_ops.clusters.lease import HeldLease
+from nexus_ops.clusters.errors import Conflict, FenceLost, FieldConflict
+from nexus_ops.clusters.lease import FENCE, HeldLease, fence_of
 
 Object = dict[str, Any]
-FENCE = "nexus.ai/fence"
+Admit = Callable[[Object], bool]
+"""Asked about a live object before a release is applied over it: raises when it is somebody else's; True when it is taken
+over, with the fields that others own."""
 RELEASE, ROLLOUT = "nexus-release", "nexus-rollout"
+CREATION = "nexus-create-"
+"""A Deployment is created under a field manager of this name and the token, and given up by it at once."""
 ROUTED = "nexus.ai/routed"
-TRIES = 5
-
-
-def fence_of(obj: Object | None) -> int:
-    """The fence that an object carries; 0 when none."""
-    return int(((obj or {}).get("metadata", {}).get("annotations") or {}).get(FENCE, 0))
+PATIENCE = 15.0
+"""Seconds for which a write is tried again that somebody else's was faster than."""
 
 
 class Fenced:
@@ -36,37 +39,78 @@ class Fenced:
     def token(self) -> int:
         return self.lease.token
 
-    def apply_release(self, obj: Object) -> Object:
-        """Apply what a release owns of an object: all but replicas and the autoscaler's floor."""
-        self.lease.check()
-        return self.client.apply(release_part(obj), manager=RELEASE)
+    def apply_release(self, obj: Object, *, admit: Admit = lambda _: False) -> tuple[Object, bool]:
+        """Apply what a release owns of an object (all but replicas and the autoscaler's floor); what it is then, and
+        whether that changed anything.
 
-    def create_workload(self, obj: Object, replicas: int) -> Object:
-        """Apply a Deployment that may not exist yet, with its first replicas set by the rollout.
-
-        Created with the replicas by the rollout, taken over by the release without them, then given up by the
-        rollout but for the replicas: nobody's fields conflict, and no pod appears that was not asked for.
+        Against the version that was read: a driver that was paused in between is refused once a later one wrote.
         """
         meta = obj["metadata"]
-        if self.client.get(DEPLOYMENT, meta["name"], meta.get("namespace")) is None:
+        for _ in self._tries():
+            live = self.client.get(Kind.of(obj), meta["name"], meta.get("namespace"))
+            body, before, taken = release_part(obj), "", False
+            if live is not None:
+                self._check(live)
+                taken, before = admit(live), live["metadata"]["resourceVersion"]
+                body = {**body, "metadata": {**meta, "resourceVersion": before}}
+            self.lease.check()
+            try:
+                applied = self._apply_over_own(body, taken=taken)
+                return applied, applied["metadata"]["resourceVersion"] != before
+            except Conflict:
+                continue  # its controller wrote a status, or another driver took over: the lease and the fence tell
+        raise Conflict(f"{obj['kind']} {meta['name']} changes faster than it can be written.", target=self.client.name)
+
+    def _apply_over_own(self, body: Object, *, taken: bool) -> Object:
+        """Apply as the release. Fields that a creation still owns are of a Deployment whose making was cut short."""
+        try:
+            return self.client.apply(body, manager=RELEASE, force=taken)
+        except FieldConflict as conflict:
+            if not all(f'"{CREATION}' in cause.get("message", "") for cause in conflict.causes):
+                raise
+            return self.client.apply(body, manager=RELEASE, force=True)
+
+    def apply_workload(self, obj: Object, replicas: int, *, admit: Admit = lambda _: False) -> tuple[Object, bool]:
+        """Apply a Deployment that may not exist yet, with its first replicas set by the rollout.
+
+        Created whole under a name of this driver's own, taken over by the release (all but the replicas) and by the
+        rollout (the replicas), then given up under the first name: nobody's fields conflict, no pod appears that was
+        not asked for, and a creation that comes too late conflicts with what a later driver has made.
+        """
+        meta = obj["metadata"]
+        new = self.client.get(DEPLOYMENT, meta["name"], meta.get("namespace")) is None
+        if new:
             self.lease.check()
             whole = copy.deepcopy(release_part(obj))
             whole["spec"]["replicas"] = replicas
             whole["metadata"].setdefault("annotations", {})[FENCE] = str(self.token)
-            self.client.apply(whole, manager=ROLLOUT, force=True)
-        applied = self.apply_release(obj)
-        owners = {entry["manager"]: entry for entry in applied["metadata"].get("managedFields") or ()}
-        mine = owners.get(ROLLOUT, {}).get("fieldsV1", {})
-        if "f:template" in mine.get("f:spec", {}):
-            # Even when the replicas are right already: applying them alone is what gives the rest up.
-            return self._set(
-                DEPLOYMENT,
-                meta["name"],
-                meta["namespace"],
-                lambda live: {"spec": {"replicas": live["spec"]["replicas"]}},
-                always=True,
-            )
-        return applied
+            try:
+                self.client.apply(whole, manager=f"{CREATION}{self.token}")
+            except FieldConflict:
+                new = False  # made by somebody else meanwhile: the lease, the fence and the owner tell what it is
+        applied, changed = self.apply_release(obj, admit=admit)
+        if creators := _creators(applied):
+            replicas = applied["spec"]["replicas"]
+            self._set(DEPLOYMENT, meta["name"], meta["namespace"], {"spec": {"replicas": replicas}}, always=True)
+            for creator in creators:
+                applied = self._give_up(DEPLOYMENT, meta["name"], meta["namespace"], creator)
+        return applied, changed or new
+
+    def _give_up(self, kind: Kind, name: str, namespace: str, manager: str) -> Object:
+        """Apply nothing under a name: what it owned alone goes, what others own, too, is theirs."""
+        for _ in self._tries():
+            live = self.client.get(kind, name, namespace)
+            if live is None:
+                raise Conflict(f"{kind.kind} {name} is gone.", target=self.client.name)
+            self._check(live)
+            self.lease.check()
+            meta = {"name": name, "namespace": namespace, "resourceVersion": live["metadata"]["resourceVersion"]}
+            try:
+                bare = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": meta}
+                return self.client.apply(bare, manager=manager)
+            except Conflict:
+                continue
+        raise Conflict(f"{kind.kind} {name} changes faster than it can be written.", target=self.client.name)
 
     def scale(self, name: str, namespace: str, replicas: int) -> Object:
         """Set a Deployment's replicas."""
@@ -83,7 +127,7 @@ class Fenced:
     def apply_routed(self, obj: Object) -> Object:
         """Apply a routed object as it is given (weights included), against the version that was read."""
         meta = obj["metadata"]
-        for _ in range(TRIES):
+        for _ in self._tries():
             live = self.client.get(Kind.of(obj), meta["name"], meta.get("namespace"))
             body = copy.deepcopy(obj)
             if live is not None:
@@ -99,7 +143,7 @@ class Fenced:
 
     def delete(self, kind: Kind, name: str, namespace: str | None) -> None:
         """Delete an object as it was read; read again when its controller wrote a status meanwhile."""
-        for _ in range(TRIES):
+        for _ in self._tries():
             live = self.client.get(kind, name, namespace)
             if live is None:
                 return
@@ -111,15 +155,25 @@ class Fenced:
                 continue
         raise Conflict(f"{kind.kind} {name} changes faster than it can be deleted.", target=self.client.name)
 
-    def write_config_map(self, name: str, namespace: str, change: Any) -> Object:
+    def write_config_map(
+        self,
+        name: str,
+        namespace: str,
+        change: Callable[[dict[str, str]], Mapping[str, str]],
+        *,
+        labels: Mapping[str, str] | None = None,
+        annotations: Mapping[str, str] | None = None,
+    ) -> Object:
         """Compare-and-swap of a ConfigMap's data: `change(data) -> data`, run again when somebody was faster."""
-        for _ in range(TRIES):
+        for _ in self._tries():
             live = self.client.get(CONFIG_MAP, name, namespace)
             if live is not None:
                 self._check(live)
             obj = copy.deepcopy(live) if live else _config_map(name, namespace)
-            obj["data"] = change(dict(obj.get("data") or {}))
-            obj["metadata"].setdefault("annotations", {})[FENCE] = str(self.token)
+            obj["data"] = dict(change(dict(obj.get("data") or {})))
+            obj["metadata"].setdefault("annotations", {}).update({**(annotations or {}), FENCE: str(self.token)})
+            if labels:
+                obj["metadata"].setdefault("labels", {}).update(labels)
             if live is not None and obj == live:
                 return live
             self.lease.check()
@@ -133,7 +187,7 @@ class Fenced:
 
     def _set(self, kind: Kind, name: str, namespace: str, fields: Any, *, always: bool = False) -> Object:
         """Apply a few fields of an existing object, against the version that was read; `always`: even if it has them."""
-        for _ in range(TRIES):
+        for _ in self._tries():
             live = self.client.get(kind, name, namespace)
             if live is None:
                 raise Conflict(f"{kind.kind} {name} is gone.", target=self.client.name)
@@ -154,6 +208,14 @@ class Fenced:
                 continue
         raise Conflict(f"{kind.kind} {name} changes faster than it can be written.", target=self.client.name)
 
+    def _tries(self) -> Iterator[int]:
+        """Tries of a compare-and-swap, with growing pauses: a controller may be writing statuses just now."""
+        deadline, attempt = time.monotonic() + PATIENCE, 0
+        while not attempt or time.monotonic() < deadline:
+            yield attempt
+            attempt += 1
+            self.client.pause(random.uniform(0, min(0.02 * 2**attempt, 0.5)))
+
     def _check(self, live: Object) -> None:
         if fence_of(live) > self.token:
             raise FenceLost(
@@ -170,6 +232,12 @@ def release_part(obj: Object) -> Object:
     if owned is None or owned not in obj["spec"]:
         return obj
     return {**obj, "spec": {key: value for key, value in obj["spec"].items() if key != owned}}
+
+
+def _creators(obj: Object) -> list[str]:
+    """The managers under whose names an object was created and that have not given it up yet."""
+    entries = obj["metadata"].get("managedFields") or ()
+    return sorted({entry["manager"] for entry in entries if entry["manager"].startswith(CREATION)})
 
 
 def is_routed(obj: Object) -> bool:

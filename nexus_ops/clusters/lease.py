@@ -7,6 +7,7 @@ time. That is what the token is for: every taking raises it (leaseTransitions), 
 from __future__ import annotations
 
 import copy
+import math
 import threading
 import uuid
 from collections.abc import Callable
@@ -14,14 +15,29 @@ from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any
 
-from nexus_ops.clusters.client import LEASE, ClusterClient
-from nexus_ops.clusters.errors import Conflict, FenceLost, LeaseHeld
+from nexus_ops.clusters.client import CONFIG_MAP, LEASE, ClusterClient
+from nexus_ops.clusters.errors import BrokenFence, Conflict, FenceLost, LeaseHeld
 from nexus_ops.errors import OperationError
 
 Object = dict[str, Any]
+FENCE = "nexus.ai/fence"
+"""The annotation that carries the token of the driver who wrote an object."""
 DURATION = timedelta(seconds=15)
 SKEW = timedelta(seconds=5)
 """How far clocks may be apart: a lease is taken over only so long after it has run out."""
+
+
+def fence_of(obj: Object | None) -> int:
+    """The fence that an object carries; 0 when none."""
+    metadata: Object = (obj or {}).get("metadata") or {}
+    text = (metadata.get("annotations") or {}).get(FENCE, "0")
+    if not text.isdecimal():
+        raise BrokenFence(
+            f"its annotation {FENCE} is {text!r} and no number, so nobody knows who wrote it last.",
+            target=f"{(obj or {}).get('kind')}/{metadata.get('name')}",
+            todo=f"Set it to the leaseTransitions of the Lease: kubectl annotate --overwrite … {FENCE}=<number>.",
+        )
+    return int(text)
 
 
 def _micro(time: datetime) -> str:
@@ -121,33 +137,24 @@ def acquire(
     A lease that is free, or ran out more than a clock skew ago, is taken; each taking raises the token.
     """
     identity = f"{holder}-{uuid.uuid4().hex[:8]}"
-    now = clock()
+    found = client.get(LEASE, name, namespace)
+    if found is not None:
+        _refuse_held(client, found, clock)
+    now = _micro(clock())
     spec: Object = {
         "holderIdentity": identity,
         "leaseDurationSeconds": int(DURATION.total_seconds()),
-        "acquireTime": _micro(now),
-        "renewTime": _micro(now),
+        "acquireTime": now,
+        "renewTime": now,
     }
-    found = client.get(LEASE, name, namespace)
     try:
         if found is None:
-            body = {
-                "apiVersion": LEASE.api_version,
-                "kind": LEASE.kind,
-                "metadata": {"name": name, "namespace": namespace},
-            }
-            return HeldLease(
-                client, client.create({**body, "spec": {**spec, "leaseTransitions": 1}}, manager="nexus-rollout"), clock
-            )
-        held = found.get("spec") or {}
-        if held.get("holderIdentity") and (until := _until(held)) + SKEW > now:
-            raise LeaseHeld(
-                f"{held['holderIdentity']} drives this cluster until {until:%H:%M:%S} UTC.",
-                target=client.name,
-                todo="It goes on by itself; try again after that.",
-            )
-        found["spec"] = {**spec, "leaseTransitions": int(held.get("leaseTransitions") or 0) + 1}
-        return HeldLease(client, client.replace(found, manager="nexus-rollout"), clock)
+            spec["leaseTransitions"] = _highest_fence(client, namespace) + 1
+            metadata = {"name": name, "namespace": namespace}
+            new = {"apiVersion": LEASE.api_version, "kind": LEASE.kind, "metadata": metadata, "spec": spec}
+            return HeldLease(client, client.create(new, manager="nexus-rollout"), clock)
+        spec["leaseTransitions"] = int((found.get("spec") or {}).get("leaseTransitions") or 0) + 1
+        return HeldLease(client, client.replace({**found, "spec": spec}, manager="nexus-rollout"), clock)
     except Conflict:
         mine = client.get(LEASE, name, namespace)  # a try may have been carried out although its answer was lost
         if mine is not None and (mine.get("spec") or {}).get("holderIdentity") == identity:
@@ -157,6 +164,49 @@ def acquire(
         ) from None
 
 
+def _refuse_held(client: ClusterClient, lease: Object, clock: Callable[[], datetime]) -> None:
+    """Raise `LeaseHeld` unless the lease is free, or has run out by more than a clock skew."""
+    held = lease.get("spec") or {}
+    until = _until(held)
+    if not held.get("holderIdentity") or until + SKEW <= clock():
+        return
+    duration = timedelta(seconds=int(held.get("leaseDurationSeconds") or 0))
+    if until > clock() + duration + SKEW and not _is_renewed(client, lease, duration.total_seconds()):
+        return
+    raise LeaseHeld(
+        f"{held['holderIdentity']} drives this cluster until {until:%H:%M:%S} UTC.",
+        target=client.name,
+        todo="It goes on by itself; try again after that.",
+    )
+
+
+def _is_renewed(client: ClusterClient, lease: Object, seconds: float) -> bool:
+    """Whether its holder lives, as client-go sees it: the lease changes within its duration by our own clock.
+
+    For a lease renewed in our future only: its holder's clock goes wrong (or ours), and what the two clocks say of each
+    other could lock everyone out for as long as they differ.
+    """
+    metadata, seen = lease["metadata"], lease["spec"].get("renewTime")
+    for _ in range(math.ceil(seconds)):
+        client.pause(1.0)
+        live = client.get(LEASE, metadata["name"], metadata["namespace"])
+        if live is None or (live.get("spec") or {}).get("renewTime") != seen:
+            return True
+    return False
+
+
+def _highest_fence(client: ClusterClient, namespace: str) -> int:
+    """The highest fence on the records beside a lease that is new.
+
+    A Lease that somebody deleted begins again; its tokens must not, or every later driver would find a higher fence than
+    its own on all that it wants to write. Each driver stamps a record here before it writes anything else.
+    """
+    return max((fence_of(obj) for obj in client.list(CONFIG_MAP, namespace)), default=0)
+
+
 def _until(spec: Object) -> datetime:
-    renewed = datetime.fromisoformat(spec.get("renewTime") or spec["acquireTime"])
-    return renewed + timedelta(seconds=int(spec.get("leaseDurationSeconds") or 0))
+    """When a lease runs out; one that was never renewed has."""
+    renewed = spec.get("renewTime") or spec.get("acquireTime")
+    if not renewed:
+        return datetime.min.replace(tzinfo=UTC)
+    return datetime.fromisoformat(renewed) + timedelta(seconds=int(spec.get("leaseDurationSeconds") or 0))

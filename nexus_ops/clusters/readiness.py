@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from nexus_ops.clusters.client import DEPLOYMENT, POD, ClusterClient
-from nexus_ops.clusters.errors import NotReady
+from nexus_ops.clusters.errors import ClusterUnreachable, NotReady
 
 Object = dict[str, Any]
 HOPELESS = {
     "ErrImagePull": "its image cannot be pulled",
     "ImagePullBackOff": "its image cannot be pulled",
+    "ErrImageNeverPull": "its image is not on the node and must not be pulled",
     "InvalidImageName": "its image's name is invalid",
     "CreateContainerConfigError": "its configuration is missing",
+    "CreateContainerError": "its container cannot be made",
+    "RunContainerError": "its container cannot be started",
     "CrashLoopBackOff": "it crashes again and again",
 }
 CRASHES = 2
 """So many restarts make a crash loop: one may be bad luck."""
+ROOM = timedelta(minutes=3)
+"""How long a pod may fit no node: the cluster autoscaler brings a new one in one to three minutes."""
+LOOK_AGAIN = 2.0
+"""Seconds after which pods are looked at although no Deployment changed: a pod's trouble does not change one."""
+SETTLE = 0.1
+"""Seconds after a change before all is read again: changes come in swarms."""
 
 
 @dataclass(frozen=True)
@@ -31,110 +41,140 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Failed:
-    """It will not become ready by waiting; the pod whose log says more, where there is one."""
+    """It will not become ready by waiting; the pod and container whose log says more, where there is one."""
 
     why: str
     pod: str | None = None
+    container: str | None = None
+    todo: str | None = None
 
 
-def check_ready(deployment: Object | None, pods: Iterable[Object], wanted: int) -> Waiting | Failed | None:
-    """None when `wanted` pods of the Deployment's present template are ready. Pure."""
+def check_ready(
+    deployment: Object | None, pods: Iterable[Object], wanted: int, *, now: datetime, room: timedelta = ROOM
+) -> Waiting | Failed | None:
+    """None when `wanted` pods of the Deployment's present template are ready. Pure.
+
+    `pods` are the Deployment's own; those of a template before the present one do not count. One that fits no node is
+    waited for as long as `room`, since a node may be on its way.
+    """
     if deployment is None:
         return Waiting("it does not exist yet")
-    status, name = deployment.get("status") or {}, deployment["metadata"]["name"]
+    spec, status, name = deployment["spec"], deployment.get("status") or {}, deployment["metadata"]["name"]
     if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
         return Waiting("its controller has not seen it yet")
+    ready, updated = status.get("readyReplicas", 0), status.get("updatedReplicas", 0)
+    enough = ready >= wanted and updated >= wanted and status.get("replicas", 0) <= max(updated, wanted)
+    if enough and spec.get("replicas", 0) >= wanted:
+        return None
     for condition in status.get("conditions") or ():
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            return Failed(f"its pods cannot be created: {condition['message']}")
+            todo = "Raise the quota, or free what it counts." if "quota" in condition["message"] else None
+            return Failed(f"its pods cannot be created: {condition['message']}", todo=todo)
         if condition.get("reason") == "ProgressDeadlineExceeded":
             return Failed(f"it made no progress in time: {condition['message']}")
-    present = _images(deployment["spec"]["template"]["spec"])
-    own = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
-    for pod in [pod for pod in own if _images(pod["spec"]) == present]:  # others are of a template before this one
-        if failure := _failure(pod):
-            return failure
-    ready, updated = status.get("readyReplicas", 0), status.get("updatedReplicas", 0)
-    if deployment["spec"].get("replicas", 0) < wanted:
-        return Waiting(f"{name} is to have {wanted} pods and is set to {deployment['spec'].get('replicas', 0)}")
-    if ready < wanted or updated < wanted or status.get("replicas", 0) > max(updated, wanted):
-        return Waiting(f"{ready} of {wanted} pods are ready")
-    return None
+    found = [_trouble(pod, now, room) for pod in pods if _present(pod, spec["template"]["spec"])]
+    if failed := [trouble for trouble in found if isinstance(trouble, Failed)]:
+        return failed[0]
+    if spec.get("replicas", 0) < wanted:
+        return Waiting(f"{name} is to have {wanted} pods and is set to {spec.get('replicas', 0)}")
+    because = next((f"; {trouble.why}" for trouble in found if trouble), "")
+    return Waiting(f"{ready} of {wanted} pods are ready{because}")
 
 
-def _images(spec: Object) -> list[str]:
-    return [container["image"] for container in spec["containers"]]
+def _present(pod: Object, template: Object) -> bool:
+    """Whether a pod is of this template and here to stay. Others may add containers to it (a service mesh does)."""
+    images = {container["image"] for container in pod["spec"]["containers"]}
+    return "deletionTimestamp" not in pod["metadata"] and all(
+        container["image"] in images for container in template["containers"]
+    )
 
 
-def _failure(pod: Object) -> Failed | None:
+def _trouble(pod: Object, now: datetime, room: timedelta) -> Waiting | Failed | None:
+    """Why a pod is not ready, and whether waiting helps."""
     name, status = pod["metadata"]["name"], pod.get("status") or {}
     for condition in status.get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
-            return Failed(f"pod {name} fits no node: {condition.get('message', '')}")
-    for container in status.get("containerStatuses") or ():
+            why = f"pod {name} fits no node: {condition.get('message', '')}"
+            since = condition.get("lastTransitionTime") or pod["metadata"].get("creationTimestamp")
+            if since and now - datetime.fromisoformat(since) < room:
+                return Waiting(why)
+            return Failed(why, todo="Raise the node group's maximum, or lower the requests.")
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
         waiting = (container.get("state") or {}).get("waiting") or {}
         reason = waiting.get("reason")
         if reason == "CrashLoopBackOff" and container.get("restartCount", 0) < CRASHES:
             continue
         if reason in HOPELESS:
-            return Failed(f"pod {name}: {HOPELESS[reason]} ({reason}: {waiting.get('message', '')})", pod=name)
+            why = f"pod {name}: {HOPELESS[reason]} ({reason}: {waiting.get('message', '')}{_ended(container)})"
+            return Failed(why, pod=name, container=container.get("name"))
     return None
+
+
+def _ended(container: Object) -> str:
+    """How the container ended last, where it did: `; OOMKilled, exit code 137`."""
+    ended = (container.get("lastState") or {}).get("terminated")
+    return f"; {ended.get('reason') or 'ended'}, exit code {ended.get('exitCode')}" if ended else ""
 
 
 def wait_ready(
     client: ClusterClient,
     namespace: str,
-    wanted: dict[str, int],
+    wanted: Mapping[str, int],
     *,
     seconds: float,
+    room: timedelta = ROOM,
     report: Callable[[str], None] = lambda _: None,
 ) -> dict[str, str]:
     """Wait until each Deployment has so many ready pods; what is not ready in time, with why.
 
-    `NotReady` as soon as one of them never will be, with the pod's last log lines.
+    `NotReady` as soon as one of them never will be, with the pod's last log lines. `room`: how long a pod may fit no
+    node, which is how long a new node may take.
     """
     deadline, open_ones = time.monotonic() + seconds, dict(wanted)
     said: dict[str, str] = {}
     while open_ones:
-        deployments = {
-            d["metadata"]["name"]: d for d in client.list(DEPLOYMENT, namespace) if d["metadata"]["name"] in open_ones
-        }
-        unready = {
-            name: number
-            for name, number in open_ones.items()
-            if check_ready(deployments.get(name), (), number) is not None
-        }
-        for name in set(open_ones) - set(unready):
-            report(f"{name}: {open_ones.pop(name)} pods ready")
-            said.pop(name, None)
-        for name, number in unready.items():
-            labels = (deployments[name]["spec"]["selector"]["matchLabels"]) if name in deployments else None
-            pods = client.list(POD, namespace, labels) if labels else []
-            found = check_ready(deployments.get(name), pods, number)
-            if isinstance(found, Failed):
-                raise NotReady(
-                    f"{found.why}{_last_lines(client, namespace, found.pod)}", target=f"{client.name}/{name}"
-                )
-            if found is not None:
+        listed, version = client.list_at(DEPLOYMENT, namespace)
+        pods, now = client.list(POD, namespace), datetime.now(UTC)
+        deployments = {deployment["metadata"]["name"]: deployment for deployment in listed}
+        for name, number in list(open_ones.items()):
+            found = check_ready(deployments.get(name), _own(deployments.get(name), pods), number, now=now, room=room)
+            if found is None:
+                report(f"{name}: {open_ones.pop(name)} pods ready")
+                said.pop(name, None)
+            elif isinstance(found, Failed):
+                why = f"{found.why}{_last_lines(client, namespace, found)}"
+                raise NotReady(why, target=f"{client.name}/{name}", todo=found.todo)
+            else:
                 said[name] = found.why
         left = deadline - time.monotonic()
         if not open_ones or left <= 0:
             break
-        _wait_for_change(client, namespace, min(left, 2.0))
+        _wait_for_change(client, namespace, version, min(left, LOOK_AGAIN))
     return {name: said.get(name, "not ready yet") for name in open_ones}
 
 
-def _wait_for_change(client: ClusterClient, namespace: str, seconds: float) -> None:
-    """Until a Deployment's status moves, at most so long."""
-    started = time.monotonic()
-    for _ in client.watch(DEPLOYMENT, namespace, seconds=seconds):
-        if time.monotonic() - started > 0.15:  # the first events are only what is there already
+def _own(deployment: Object | None, pods: Iterable[Object]) -> list[Object]:
+    """The pods that a Deployment selects."""
+    selects = deployment["spec"]["selector"].get("matchLabels") or {} if deployment else {}
+    return [pod for pod in pods if selects and selects.items() <= (pod["metadata"].get("labels") or {}).items()]
+
+
+def _wait_for_change(client: ClusterClient, namespace: str, version: str, seconds: float) -> None:
+    """Until a Deployment changes after the version that was read; at most so long."""
+    for changed in client.watch(DEPLOYMENT, namespace, seconds=seconds, since=version):
+        if changed is not None:
+            client.pause(SETTLE)
             return
 
 
-def _last_lines(client: ClusterClient, namespace: str, pod: str | None, lines: int = 5) -> str:
-    if pod is None:
+def _last_lines(client: ClusterClient, namespace: str, failed: Failed, lines: int = 5) -> str:
+    """What the container said last. That it cannot be read must not hide why the wait has failed."""
+    if failed.pod is None or failed.container is None:
         return ""
-    answer = client.proxy(f"namespaces/{namespace}/pods/{pod}/log", query={"tailLines": lines})
+    query = {"tailLines": lines, "container": failed.container}
+    try:
+        answer = client.proxy(f"namespaces/{namespace}/pods/{failed.pod}/log", query=query)
+    except ClusterUnreachable:
+        return ""
     text = answer.text.strip() if answer.status_code == 200 else ""
     return f" Its last words: {' | '.join(text.splitlines())}" if text else ""

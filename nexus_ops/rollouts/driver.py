@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal
 
-from nexus_ops.clusters.apply import ApplySet, apply_rendering
+from nexus_ops.clusters.apply import apply_rendering
+from nexus_ops.clusters.applyset import ApplySet
 from nexus_ops.clusters.errors import NotReady
 from nexus_ops.clusters.fence import Fenced
 from nexus_ops.clusters.lease import acquire

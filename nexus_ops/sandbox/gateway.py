@@ -243,13 +243,18 @@ class Gateway:
     # ------------------------------------------------------------------ status
 
     async def _loaded(self, session: aiohttp.ClientSession) -> bool:
-        """Wait until Envoy reports the version of the edge routes that was written last."""
-        wanted = f'http.edge.rds.edge.version_text: "{self._written["edge version"]}"'
-        url = f"http://127.0.0.1:{self.ports['admin']}/stats?filter=rds.edge.version_text"
+        """Wait until Envoy reports the edge routes and the clusters that were written last, and has warmed all of these."""
+        wanted = {
+            f'cluster_manager.cds.version_text: "{self._written["clusters version"]}"',
+            f'http.edge.rds.edge.version_text: "{self._written["edge version"]}"',
+            "cluster_manager.warming_clusters: 0",
+        }
+        query = {"filter": "version_text$|warming_clusters$"}
+        url = f"http://127.0.0.1:{self.ports['admin']}/stats"
         for _ in range(200):
             try:
-                async with session.get(url) as answer:
-                    if wanted in await answer.text():
+                async with session.get(url, params=query) as answer:
+                    if wanted <= set((await answer.text()).splitlines()):
                         return True
             except aiohttp.ClientError:
                 pass  # Envoy is starting

@@ -33,8 +33,9 @@ def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Urls]:
         for path, body in objects(colour):
             answer = httpx.post(f"{found['api']}/{path}", json=body)
             assert answer.status_code == 201, answer.text
-    weigh(found, 100, 0)
-    until(lambda: httpx.get(found["edge"], headers={"Host": HOST}).status_code == 200)
+    for blue, green in ((0, 100), (100, 0)):  # both have ready pods, and the gateway knows them
+        weigh(found, blue, green)
+        until(lambda: httpx.get(found["edge"], headers={"Host": HOST}).status_code == 200)
     yield found
     supervisor.stop(home)
 
