@@ -194,14 +194,14 @@ def test_a_creation_that_comes_too_late_changes_nothing(
     first = Fenced(client, take())
     clock.ahead += PAST
     second = Fenced(client, take())
-    apply(second, blue, deployment(namespace, cpu="20m"), replicas={"d": 1})
+    apply(second, blue, deployment(namespace), replicas={"d": 1})
     scaled = second.scale("d", namespace, 2)
     clock.ahead -= PAST  # the first one's clock says that its lease is good
     seen, look = [None], client.get
     with monkeypatch.context() as patch:
         patch.setattr(client, "get", lambda *what: seen.pop() if seen else look(*what))
         with pytest.raises(FenceLost):
-            first.apply_workload(deployment(namespace, cpu="10m"), 0)
+            first.apply_workload(deployment(namespace), 0)
     live = client.get(DEPLOYMENT, "d", namespace) or {}
     assert live["spec"] == scaled["spec"]
     assert fence_of(live) == 2
