@@ -26,7 +26,8 @@ from nexus_ops.sandbox.controllers.queue import Runner
 from nexus_ops.sandbox.controllers.replicasets import ReplicaSetController
 from nexus_ops.sandbox.controllers.workloads import DeploymentController
 from nexus_ops.sandbox.databases import Postgres, Valkey, publish, sei_application
-from nexus_ops.sandbox.gateway import Gateway, write
+from nexus_ops.sandbox.envoy import write
+from nexus_ops.sandbox.gateway import Gateway
 from nexus_ops.sandbox.kube.api import Api
 from nexus_ops.sandbox.kube.faults import Faults
 from nexus_ops.sandbox.kube.registry import Registry, Request
