@@ -6,16 +6,19 @@ not matter.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 from rich.console import Console
 
+from nexus_ops.clusters.client import CONFIG_MAP, ClusterClient
 from nexus_ops.errors import TemporaryError
 from nexus_ops.sandbox import supervisor, ui
 from nexus_ops.topology import Topology, default_path
@@ -108,23 +111,37 @@ class Demo:
         self.say(f"   users of {cluster} are answered by {seen}")
 
     def follow(self, cluster: str, version: str, interfere: Callable[[dict[str, Any]], bool] | None) -> None:
-        """Print each new sentence of the record until the rollout is over."""
-        said, deadline = "", time.monotonic() + 300
-        while time.monotonic() < deadline:
-            record = self.record(cluster)
-            if record and record["candidate"]["version"] == version:
-                stage = next((s["name"] for s in record["stages"] if not s["ended"]), record["phase"])
-                if record["said"] != said:
-                    said = record["said"]
-                    self.say(f"     [dim]{stage:26}[/] {said}")
-                if interfere and interfere(record):
-                    interfere = None
-                if record["phase"] in ("done", "rolled-back"):
-                    return
-            time.sleep(0.2)
+        """Print what the record says, as it is written, until the rollout is over; each stage with the time it took."""
+        told: set[str] = set()
+        for record in self.records(cluster, seconds=300):
+            if record["candidate"]["version"] != version:
+                continue
+            for stage in record["stages"]:
+                if stage["ended"] and stage["name"] not in told:
+                    told.add(stage["name"])
+                    self.say(f"     [green]{stage['name']:26}[/] done in {_seconds(stage):.1f} s")
+            current = next((stage["name"] for stage in record["stages"] if not stage["ended"]), "rollout")
+            if record["said"] and record["said"] not in told and not record["said"].endswith(" is done"):
+                told.add(record["said"])
+                self.say(f"     [dim]{current:26}[/] {record['said']}")
+            if interfere and interfere(record):
+                interfere = None
+            if record["phase"] in ("done", "rolled-back"):
+                return
         raise TemporaryError(
             "the rollout did not end in time.", target=cluster, todo=f"Look at it in the UI: {self.ui.url}"
         )
+
+    def records(self, cluster: str, seconds: float) -> Iterator[dict[str, Any]]:
+        """The rollout's record each time that it is written, beginning with what is there."""
+        found = self.topology.cluster(cluster)
+        client = ClusterClient.connect(found, kubeconfig=Path(self.state.kubeconfig))
+        try:
+            for event in client.watch(CONFIG_MAP, found.ops_namespace, seconds=seconds):
+                if event and event["metadata"]["name"] == "rollout" and "record" in event.get("data", {}):
+                    yield json.loads(event["data"]["record"])
+        finally:
+            client.close()
 
     def kill_at_switch(self, run: str) -> Callable[[dict[str, Any]], bool]:
         """Kill the run's process once traffic moves."""
@@ -174,8 +191,6 @@ class Demo:
 
     def record(self, cluster: str) -> dict[str, Any] | None:
         """The rollout's record, from the cluster."""
-        import json
-
         found = self.topology.cluster(cluster)
         url = f"{self.state.clusters[cluster]['api']}/api/v1/namespaces/{found.ops_namespace}/configmaps/rollout"
         answer = httpx.get(url)
@@ -223,4 +238,10 @@ class Demo:
 
 def run(home: Path) -> None:
     """Run the demo from a state folder."""
-    Demo(home, Console(highlight=False)).run()
+    Demo(home, Console(highlight=False, soft_wrap=True)).run()
+
+
+def _seconds(stage: dict[str, Any]) -> float:
+    """How long a stage took."""
+    began, ended = (datetime.fromisoformat(stage[key]) for key in ("started", "ended"))
+    return (ended - began).total_seconds()
