@@ -10,7 +10,7 @@ import builtins
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,14 +145,6 @@ class ClusterClient:
                 served = [version["groupVersion"] for version in entry["versions"]]
                 return [preferred, *(version for version in served if version != preferred)]
         return []
-
-    def watch(
-        self, kind: Kind, namespace: str, *, seconds: float, labels: Mapping[str, str] | None = None, since: str = ""
-    ) -> Iterator[Object | None]:
-        """Objects as they change, for so many seconds (clusters.watch)."""
-        from nexus_ops.clusters.watch import watch  # it is built on this class
-
-        return watch(self, kind, namespace, seconds=seconds, labels=labels, since=since)
 
     def stream(self, path: str, query: Mapping[str, str], *, seconds: float) -> AbstractContextManager[httpx2.Response]:
         """An answer that is read as it comes (clusters.watch)."""

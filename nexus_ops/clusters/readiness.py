@@ -10,6 +10,7 @@ from typing import Any
 
 from nexus_ops.clusters.client import DEPLOYMENT, POD, ClusterClient
 from nexus_ops.clusters.errors import ClusterUnreachable, NotReady
+from nexus_ops.clusters.watch import watch
 
 Object = dict[str, Any]
 HOPELESS = {
@@ -161,7 +162,7 @@ def _own(deployment: Object | None, pods: Iterable[Object]) -> list[Object]:
 
 def _wait_for_change(client: ClusterClient, namespace: str, version: str, seconds: float) -> None:
     """Until a Deployment changes after the version that was read; at most so long."""
-    for changed in client.watch(DEPLOYMENT, namespace, seconds=seconds, since=version):
+    for changed in watch(client, DEPLOYMENT, namespace, seconds=seconds, since=version):
         if changed is not None:
             client.pause(SETTLE)
             return

@@ -19,6 +19,7 @@ import httpx
 from rich.console import Console
 
 from nexus_ops.clusters.client import CONFIG_MAP, ClusterClient
+from nexus_ops.clusters.watch import watch
 from nexus_ops.errors import TemporaryError
 from nexus_ops.sandbox import supervisor, ui
 from nexus_ops.topology import Topology, default_path
@@ -137,7 +138,7 @@ class Demo:
         found = self.topology.cluster(cluster)
         client = ClusterClient.connect(found, kubeconfig=Path(self.state.kubeconfig))
         try:
-            for event in client.watch(CONFIG_MAP, found.ops_namespace, seconds=seconds):
+            for event in watch(client, CONFIG_MAP, found.ops_namespace, seconds=seconds):
                 if event and event["metadata"]["name"] == "rollout" and "record" in event.get("data", {}):
                     yield json.loads(event["data"]["record"])
         finally:

@@ -44,6 +44,7 @@ from nexus_ops.clusters.errors import (
 from nexus_ops.clusters.fence import Fenced
 from nexus_ops.clusters.lease import DURATION, SKEW, HeldLease, fence_of
 from nexus_ops.clusters.readiness import Failed, Waiting, check_ready, wait_ready
+from nexus_ops.clusters.watch import watch
 from nexus_ops.releases.catalogue import FileCatalogue
 from nexus_ops.topology import Cluster, default_path
 
@@ -639,14 +640,14 @@ def test_a_watch_outlives_a_busy_server(
     client.create(config(namespace, a="1"), manager="test")
     rule = {"action": "error", "status": status, "methods": ["GET"], "path": f"*/{namespace}/configmaps*", "times": 1}
     admin.put("/faults", json=[rule])
-    found = (event for event in client.watch(CONFIG_MAP, namespace, seconds=10) if event is not None)
+    found = (event for event in watch(client, CONFIG_MAP, namespace, seconds=10) if event is not None)
     assert next(found)["metadata"]["name"] == "c"
 
 
 def test_a_watch_tells_of_what_is_there_and_of_what_changes(client: ClusterClient, namespace: str) -> None:
     client.create(config(namespace, a="1"), manager="test")
     values: list[str] = []
-    for event in client.watch(CONFIG_MAP, namespace, seconds=15):
+    for event in watch(client, CONFIG_MAP, namespace, seconds=15):
         if event is None or event["metadata"]["name"] != "c":
             continue
         values.append(event["data"]["a"])
