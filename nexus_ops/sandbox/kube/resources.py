@@ -140,7 +140,7 @@ class Resources:
                 status="status" in subresources,
                 categories=tuple(names.get("categories") or ()),
                 custom=True,
-                schema=(version.get("schema") or {}).get("openAPIV3Schema"),
+                schema=_without_head((version.get("schema") or {}).get("openAPIV3Schema")),
                 columns=tuple(version.get("additionalPrinterColumns") or ()),
             )
             self._by_path[(resource.group, resource.version, resource.plural)] = resource
@@ -153,3 +153,14 @@ class Resources:
         self._by_key.pop(f"{plural}.{group}", None)
         for path in [path for path in self._by_path if path[0] == group and path[2] == plural]:
             del self._by_path[path]
+
+
+def _without_head(schema: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A custom resource's schema; that it has a kind and metadata, which it may require, is looked at for every kind."""
+    if schema is None or "required" not in schema:
+        return schema
+    required = [name for name in schema["required"] if name not in ("apiVersion", "kind", "metadata")]
+    return {
+        **{key: value for key, value in schema.items() if key != "required"},
+        **({"required": required} if required else {}),
+    }
