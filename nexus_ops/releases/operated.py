@@ -24,7 +24,7 @@ class OperatedPods:
 def operated_pods(obj: Object) -> Iterator[OperatedPods]:
     """The pods of a custom resource; none for a kind that stands for no pods."""
     spec: Object = obj.get("spec") or {}
-    match obj["apiVersion"].partition("/")[0], obj["kind"]:
+    match obj.get("apiVersion", "").partition("/")[0], obj["kind"]:
         case "postgresql.cnpg.io", "Cluster":
             yield OperatedPods(spec["instances"], _pod(spec.get("affinity"), spec))
         case "redis.redis.opstreelabs.in", "RedisCluster":
