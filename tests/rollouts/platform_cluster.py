@@ -10,13 +10,14 @@ from typing import Any
 import httpx
 
 from nexus_ops.clusters.client import POD, ClusterClient
+from nexus_ops.clusters.watch import watch
 from nexus_ops.errors import TemporaryError
 from nexus_ops.releases.store import ReleaseStore
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.driver import Advance, advance
 from nexus_ops.rollouts.operations import plan_rollout, start
 from nexus_ops.rollouts.plan import read_ledger
-from nexus_ops.rollouts.record import Record
+from nexus_ops.rollouts.record import Ledger, Record
 from nexus_ops.rollouts.strategy import Settings
 from nexus_ops.sandbox import supervisor
 from nexus_ops.storage import ObjectStore
@@ -73,14 +74,17 @@ class Platform:
         self.begin(version, times)
         return self.finish()
 
+    def ledger(self) -> Ledger:
+        return read_ledger(self.context())
+
     def record(self) -> Record:
-        record = read_ledger(self.context()).record
+        record = self.ledger().record
         assert record is not None
         return record
 
     def ensure(self, version: str) -> None:
         """Have a version serve, whatever was before."""
-        record = read_ledger(self.context()).record
+        record = self.ledger().record
         if record is not None and not record.finished:
             self.finish()
             record = self.record()
@@ -104,7 +108,7 @@ class Platform:
         while not holds():
             if time.monotonic() > deadline:
                 return False
-            next(self.context().client.watch(POD, self.topology.cluster(CLUSTER).namespace, seconds=1), None)
+            next(watch(self.context().client, POD, self.topology.cluster(CLUSTER).namespace, seconds=1), None)
         return True
 
     def pods(self) -> set[tuple[str, str]]:
