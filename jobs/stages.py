@@ -43,7 +43,7 @@ def stage_op(stage: StageName) -> dg.OpDefinition:
             context.log.info("%s", error)
             return
         if result.record is not None:
-            report(context, result.record)
+            report(context, result.record, rollout.store.url)
         if result.state == "rolled-back":
             raise dg.Failure(f"Rolled back: {result.why}", allow_retries=False)
         if result.state == "waiting":
@@ -55,7 +55,7 @@ def stage_op(stage: StageName) -> dg.OpDefinition:
     return drive
 
 
-def report(context: dg.OpExecutionContext, record: "Record") -> None:
+def report(context: dg.OpExecutionContext, record: "Record", store: str) -> None:
     """Tell the asset `deployment` where the rollout stands: an observation, and at its end a materialization."""
     from nexus_ops.rollouts.result import result_of
 
@@ -77,7 +77,11 @@ def report(context: dg.OpExecutionContext, record: "Record") -> None:
         "release": result.release,
         "rollout": result.rollout,
         "actor": result.actor,
-        "plan": f"plans/{result.plan}",
+        "plan": f"{store}/plans/{result.plan}",
+        "evidence": dg.MetadataValue.md(
+            "\n".join(f"- {verdict}: {store}/{key}" for verdict, key in result.evidence.items()) or "-"
+        ),
+        "events": dg.MetadataValue.md("\n".join(f"- {event}" for event in result.events) or "-"),
         "what_next": result.what_next(),
     }
     if record.finished:

@@ -15,6 +15,7 @@ from nexus_ops.releases.gates import evaluate
 from nexus_ops.releases.model import Release
 from nexus_ops.releases.rendering import Rendering
 from nexus_ops.rollouts.context import RolloutContext
+from nexus_ops.rollouts.monitor import NoGuardrails, guardrails_of
 
 SECRET = Kind("v1", "Secret")
 ENDPOINTS = Kind("v1", "Endpoints")
@@ -45,7 +46,8 @@ def check_prerequisites(context: RolloutContext, release: Release) -> list[Check
         Check(f"gate: {gate.name}", " ".join(gate.problems[:3])) for gate in evaluate(renderings, context.topology)
     ]
     backing = (_database(context), *_redis(context, release), *_sei(context, release))
-    return [*checks, *_definitions(context), *_secrets(context, renderings), *backing, _prometheus(context)]
+    watched = (_guardrails(renderings[0]), _prometheus(context))
+    return [*checks, *_definitions(context), *_secrets(context, renderings), *backing, *watched]
 
 
 def _reachable(context: RolloutContext) -> Check:
@@ -84,6 +86,15 @@ def _secrets(context: RolloutContext, renderings: Iterable[Rendering]) -> Iterat
         if secret is not None and missing:
             problem = f"the Secret {name} {where} has no key {', '.join(missing)}."
         yield Check(f"secret {name}", problem)
+
+
+def _guardrails(shared: Rendering) -> Check:
+    """The rules by which the candidate is watched."""
+    try:
+        guardrails_of(shared)
+    except NoGuardrails as error:
+        return Check("guardrails", str(error))
+    return Check("guardrails")
 
 
 def _prometheus(context: RolloutContext) -> Check:

@@ -24,6 +24,10 @@ class DeploymentResult:
     actor: str
     timings: dict[str, float]
     verified: tuple[str, ...]
+    evidence: dict[str, str]
+    """Where in the object store it is kept what each verdict of monitoring stands on, by stage and verdict."""
+    events: tuple[str, ...]
+    """What people were told, oldest first."""
 
     @property
     def seconds(self) -> float:
@@ -68,4 +72,6 @@ def result_of(record: Record) -> DeploymentResult:
         actor=record.actor,
         timings=timings,
         verified=record.verified,
+        evidence={f"{one.stage}: {one.verdict}": f"evidence/{one.digest}" for one in record.evidence},
+        events=tuple(f"{event.reason}: {event.text}" for event in record.events),
     )
