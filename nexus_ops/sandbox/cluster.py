@@ -29,6 +29,7 @@ from nexus_ops.sandbox.databases import Postgres, Valkey, publish, sei_applicati
 from nexus_ops.sandbox.envoy import write
 from nexus_ops.sandbox.gateway import Gateway
 from nexus_ops.sandbox.kube.api import Api
+from nexus_ops.sandbox.kube.discovery import VERSION
 from nexus_ops.sandbox.kube.faults import Faults
 from nexus_ops.sandbox.kube.registry import Registry, Request
 from nexus_ops.sandbox.kube.store import Store
@@ -36,6 +37,12 @@ from nexus_ops.sandbox.pods.kubelet import Kubelet
 from nexus_ops.sandbox.pods.server import Behaviour, Journal
 from nexus_ops.sandbox.prometheus import Prometheus
 from nexus_ops.topology import Cluster, Topology
+
+NODE_INFO = {
+    "kubeletVersion": VERSION["gitVersion"], "kubeProxyVersion": "", "osImage": "simulated", "kernelVersion": "none",
+    "containerRuntimeVersion": "nexus-sandbox://1", "operatingSystem": "linux", "architecture": "amd64",
+    "machineID": "", "systemUUID": "", "bootID": "",
+}  # fmt: skip
 
 
 def free_port() -> int:
@@ -87,7 +94,12 @@ def seed(store: Store, topology: Topology, cluster: Cluster, database: str) -> N
             room = {"cpu": group.cpu, "memory": group.memory, "pods": "58"}
             name = f"{group.name}-{number}"
             labels = {**group.labels, "nexus.ai/node-group": group.name, "kubernetes.io/hostname": name, "topology.kubernetes.io/zone": f"{cluster.region}{'abc'[number % 3]}"}  # fmt: skip
-            store.create("nodes", {"metadata": {"name": name, "labels": labels}, "spec": {}, "status": {"capacity": room, "allocatable": room, "conditions": [{"type": "Ready", "status": "True"}]}})  # fmt: skip
+            status = {
+                "capacity": room, "allocatable": room, "nodeInfo": NODE_INFO,
+                "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "simulated"}],
+                "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}, {"type": "Hostname", "address": name}],
+            }  # fmt: skip
+            store.create("nodes", {"metadata": {"name": name, "labels": labels}, "spec": {}, "status": status})
     for secret, data in {"database-secret": {"url": database}, "agent-secrets": {"token": "sandbox"}}.items():
         body = {"metadata": {"name": secret}, "stringData": data}
         create("secrets", body, cluster.namespace)
@@ -122,7 +134,9 @@ async def serve(config: dict[str, Any]) -> None:
     kubelet = Kubelet(store, versions(Path(config["images"])), behaviours(), journal)
     seed(store, topology, cluster, postgres.url)
     publish(store, cluster, ports)
-    api = await _listen(Api(store, faults, kubelet.read_log).application(), config.get("port") or ports["api"])
+    api = await _listen(
+        Api(store, faults, kubelet.read_log, kubelet.follow_log).application(), config.get("port") or ports["api"]
+    )
     admin = await _listen(Admin(store, faults, kubelet, journal).application(), ports["admin"])
     sei = await _listen(sei_application(), ports["sei"])
     gateway = Gateway(

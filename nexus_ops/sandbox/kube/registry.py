@@ -17,7 +17,7 @@ from nexus_ops.sandbox.kube.patch import json_patch, merge_patch, strategic_merg
 from nexus_ops.sandbox.kube.resources import Resource
 from nexus_ops.sandbox.kube.schema import resolve, schema_of
 from nexus_ops.sandbox.kube.store import Store
-from nexus_ops.sandbox.kube.validation import MICRO_TIME, problems, prune, wrong_types
+from nexus_ops.sandbox.kube.validation import MICRO_TIME, drop_empty, problems, prune, wrong_types
 
 Object = dict[str, Any]
 
@@ -230,6 +230,8 @@ class Registry:
         for part in ("labels", "annotations", "finalizers", "ownerReferences"):
             if part in meta and not meta[part]:
                 del meta[part]
+        if meta.get("managedFields") == [{}]:
+            meta["managedFields"] = []  # how a client gives up the book-keeping
         self._match_path(request, meta)
         if resource.key == "leases.coordination.k8s.io":
             _check_times(obj, resource)
@@ -288,6 +290,10 @@ class Registry:
     def _prepare(self, request: Request, obj: Object, old: Object | None) -> None:
         """Defaults and validation of the object that is about to be stored."""
         resource = request.resource
+        if not resource.custom:
+            obj.update(kept := drop_empty(obj, resolve(schema_of(resource))))
+            for name in obj.keys() - kept.keys():
+                del obj[name]
         if resource.status and resource.key != "namespaces" and old is None:
             obj.pop("status", None)
         if old is None or resource.key != "namespaces":

@@ -71,6 +71,25 @@ def prune(value: Any, schema: Schema, path: str = "") -> tuple[Any, list[str]]:
     return result, unknown
 
 
+def drop_empty(value: Any, schema: Schema) -> Any:
+    """A built-in object as the server stores it: empty lists and maps of free keys are left out (Go's omitempty)."""
+    if isinstance(value, list):
+        inner = items_of(schema)
+        return [drop_empty(item, inner) for item in value]
+    if not isinstance(value, dict):
+        return value
+    result: Object = {}
+    for key, item in value.items():
+        part = field_of(schema, key)
+        if key == "managedFields":
+            result[key] = item  # empty ones mean something: a reset
+            continue
+        free = part.get("type") == "array" or ("additionalProperties" in part and not part.get("properties"))
+        if item is not None and not (free and item in ([], {}) and key not in schema.get("required", ())):
+            result[key] = drop_empty(item, part)
+    return result
+
+
 def violations(value: Any, schema: Schema, path: str) -> list[Cause]:
     """What a custom resource's structural schema refuses."""
     found: list[Cause] = []

@@ -11,7 +11,8 @@ import copy
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from nexus_ops.sandbox.controllers.workloads import owner_key
@@ -23,6 +24,8 @@ from nexus_ops.sandbox.pods.server import Agent, Behaviour, Journal
 
 Object = dict[str, Any]
 KEPT_LOGS = 1_000
+FOLLOW_SECONDS = 0.2
+"""How often a log that is followed is looked at."""
 
 
 class Kubelet:
@@ -66,12 +69,30 @@ class Kubelet:
                 agent.behaviour = changed
                 agent.changed.set()
 
-    def read_log(self, namespace: str, pod: str, query: dict[str, str]) -> str:
-        """A pod's log, for `kubectl logs`."""
+    def read_log(self, namespace: str, pod: str, query: Mapping[str, str]) -> str:
+        """A pod's log, for `kubectl logs`: all of it, or what tailLines, sinceSeconds and sinceTime leave."""
         agent = self._logs.get((namespace, pod))
         lines = list(agent.lines) if agent else []
-        tail = query.get("tailLines")
-        return "".join(f"{line}\n" for line in (lines[-int(tail) :] if tail else lines))
+        if seconds := query.get("sinceSeconds"):
+            start = (datetime.now(UTC) - timedelta(seconds=int(seconds))).isoformat()
+            lines = [line for line in lines if line >= start]
+        if start := query.get("sinceTime"):
+            lines = [line for line in lines if line >= start.replace("Z", "+00:00")]
+        if tail := query.get("tailLines"):
+            lines = lines[len(lines) - min(int(tail), len(lines)) :]
+        return _as_text(lines, query)
+
+    async def follow_log(self, namespace: str, pod: str, query: Mapping[str, str]) -> AsyncIterator[str]:
+        """A pod's log and what comes to it, until the pod is gone."""
+        agent = self._logs.get((namespace, pod))
+        seen = agent.written if agent else 0
+        yield self.read_log(namespace, pod, query)
+        while self.store.find("pods", namespace, pod) is not None:
+            await asyncio.sleep(FOLLOW_SECONDS)
+            agent = self._logs.get((namespace, pod))
+            if agent is not None and agent.written > seen:
+                yield _as_text(list(agent.lines)[seen - agent.written :], query)
+                seen = agent.written
 
     def _on_event(self, event: Event) -> None:
         if event.key != "pods":
@@ -142,7 +163,7 @@ class Kubelet:
     def _keep_log(self, meta: Object, agent: Agent, before: Agent | None) -> None:
         """The log goes on over restarts, and outlives the pod for a while, as on a node's disk."""
         if before is not None:
-            agent.lines = before.lines
+            agent.lines, agent.written = before.lines, before.written
         self._logs[(meta["namespace"], meta["name"])] = agent
         while len(self._logs) > KEPT_LOGS:
             del self._logs[next(iter(self._logs))]
@@ -168,7 +189,8 @@ class Kubelet:
         """Put the pod on a node that fits; while there is none, say so as the scheduler does."""
         meta = pod["metadata"]
         while True:
-            node, why = self._pick(pod)
+            gated = self.store.get("pods", meta["namespace"], meta["name"])["spec"].get("schedulingGates")
+            node, why = (None, "") if gated else self._pick(pod)
             if node is not None:
                 name = node["metadata"]["name"]
                 self.store.edit("pods", meta["namespace"], meta["name"], _bind(name))
@@ -178,11 +200,12 @@ class Kubelet:
                 "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why,
                 "lastTransitionTime": timestamp(),
             }  # fmt: skip
-            self._report(meta, {"conditions": [condition]})
+            if not gated:
+                self._report(meta, {"conditions": [condition]})
             await asyncio.sleep(1.0)
 
     def _pick(self, pod: Object) -> tuple[Object | None, str]:
-        nodes = self.store.list("nodes")
+        nodes = [node for node in self.store.list("nodes") if not (node.get("spec") or {}).get("unschedulable")]
         wanted = (pod["spec"].get("nodeSelector") or {}).items()
         fitting = [node for node in nodes if wanted <= (node["metadata"].get("labels") or {}).items()]
         used: dict[str, tuple[float, float, int]] = {}
@@ -250,6 +273,12 @@ class Kubelet:
             self.store.edit("pods", meta["namespace"], meta["name"], change, subresource="status")
         except ApiError:
             pass  # deleted meanwhile: there is nothing left to report on
+
+
+def _as_text(lines: list[str], query: Mapping[str, str]) -> str:
+    """Lines as a client asks for them; each begins with its time, `timestamps` puts the runtime's before it."""
+    twice = query.get("timestamps") in ("true", "1")
+    return "".join(f"{line.partition(' ')[0]} {line}\n" if twice else f"{line}\n" for line in lines)
 
 
 def _conditions(pod: Object, *, ready: bool) -> list[Object]:
