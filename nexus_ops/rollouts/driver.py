@@ -114,7 +114,9 @@ class Driver:
         context = self.context
         checks = check_prerequisites(context, context.release(record.candidate.release))
         for check in checks:
-            context.report(f"  {'ok  ' if not check.problem else 'FAIL'} {check.name} {check.problem}".rstrip())
+            context.report(
+                f"  {'ok  ' if not check.problem else 'FAIL'} {check.name} {check.problem or check.note}".rstrip()
+            )
         if problems := [check.problem for check in checks if check.problem]:
             raise Failed(f"prerequisites are missing: {' '.join(problems)}", target=context.cluster.name)
         sizes, drains = sizes_of(context, record), drain_seconds_of(context, record)
