@@ -133,7 +133,7 @@ class Kubelet:
             self._keep_log(meta, agent, before)
             self.agents[meta["uid"]] = agent  # before it listens: a pod deleted meanwhile must close it
             ports = [p["containerPort"] for p in pod["spec"]["containers"][0].get("ports") or ()]
-            address = await self._listen(agent, ports)
+            address = await self._listen(agent, ports, pod)
             self._report(meta, _running(pod, address, restarts, ready=False))
             if not await _crashes(agent, behaviour.ready_seconds * jitter(meta["name"])):
                 if owner_key(pod, "Job"):
@@ -248,22 +248,26 @@ class Kubelet:
                 message = f'Back-off pulling image "{image}": ErrImagePull: {message}'
             state = {"waiting": {"reason": reason, "message": message}}
             status = {**_container(pod, state, 0, ready=False), "imageID": ""}
-            waits = {"phase": "Pending", "conditions": _conditions(pod, ready=False), "containerStatuses": [status]}
-            self._report(meta, waits)
+            self._report(meta, _waiting(pod, status))
             if reason == "ImagePullBackOff":
                 return
             await asyncio.sleep(2.0)
 
-    async def _listen(self, agent: Agent, ports: list[int]) -> str:
-        """Serve on the next loopback address that is free."""
-        for _ in range(50):
-            address = next(self._addresses)
-            try:
-                await agent.listen(address, ports)
-            except OSError:
-                continue
-            return address
-        raise RuntimeError(f"no loopback address has the ports {ports} free: does something listen on 0.0.0.0 there?")
+    async def _listen(self, agent: Agent, ports: list[int], pod: Object) -> str:
+        """Serve on the next loopback address that is free; while there is none, the pod says why."""
+        while True:
+            for _ in range(50):
+                address = next(self._addresses)
+                try:
+                    await agent.listen(address, ports)
+                except OSError:
+                    continue
+                return address
+            listed = " or ".join(map(str, ports))
+            message = f"the port {listed} is taken on every loopback address: something listens on 0.0.0.0 there"
+            waiting = {"waiting": {"reason": "CreateContainerError", "message": message}}
+            self._report(pod["metadata"], _waiting(pod, _container(pod, waiting, 0, ready=False)))
+            await asyncio.sleep(2.0)
 
     def _report(self, meta: Object, status: Object) -> None:
         def change(obj: Object) -> None:
@@ -297,6 +301,10 @@ def _container(pod: Object, state: Object, restarts: int, *, ready: bool) -> Obj
         "name": container["name"], "image": image, "imageID": image, "ready": ready, "started": ready,
         "restartCount": restarts, "state": state,
     }  # fmt: skip
+
+
+def _waiting(pod: Object, container: Object) -> Object:
+    return {"phase": "Pending", "conditions": _conditions(pod, ready=False), "containerStatuses": [container]}
 
 
 def _running(pod: Object, address: str, restarts: int, *, ready: bool) -> Object:
