@@ -30,8 +30,10 @@ DRIVE = Path(__file__).with_name("drive.py")
 ACTIONS = ("hold-before", "hold-after")
 COLOURS = ("new colour", "colour used before")
 """Deploying over nothing makes every object; deploying over an earlier release changes what is there."""
-MOST = {"new colour": 200, "colour used before": 150}
+MOST = {"new colour": 220, "colour used before": 200}
 """The soak's highest k; a test sees to it that a clean deploy makes no more requests."""
+RENEWALS = 20
+"""A slower deploy renews its lease more often, which puts its last requests behind the count of the clean one."""
 pytestmark = [pytest.mark.sandbox_only, pytest.mark.timeout(600)]
 
 
@@ -208,7 +210,7 @@ def passed_before(request: pytest.FixtureRequest) -> Generator[set[str]]:
 @pytest.mark.usefixtures("short_lease")
 @pytest.mark.parametrize("colour", COLOURS)
 def test_the_soak_goes_as_far_as_a_clean_deploy_does(requests_of_a_deploy: Callable[[str], int], colour: str) -> None:
-    assert 50 < requests_of_a_deploy(colour) <= MOST[colour]
+    assert 50 < requests_of_a_deploy(colour) <= MOST[colour] - RENEWALS
 
 
 @pytest.mark.soak
@@ -226,7 +228,7 @@ def test_a_driver_killed_at_any_request_at_all_leaves_a_rollout_that_ends(
     name = f"{colour}-{k}-{action}"
     if name in passed_before:
         pytest.skip("passed already with the same code")
-    if k > requests_of_a_deploy(colour):
+    if k > requests_of_a_deploy(colour) + RENEWALS:
         pytest.skip("a clean deploy does not make so many requests")
     killed = kill_at(platform, k, action, colour)
     print(f"{action} {k} of {requests_of_a_deploy(colour)} ({colour}): {killed or 'the rollout was over before'}")
