@@ -247,13 +247,11 @@ class Driver:
 
     def _complete(self, record: Record, decision: Decision) -> None:
         free_floors(self.context, self.fenced, record)
-        self._write(lambda current: replace(current, phase="done", said=decision.why))
-        self._archive()
+        self._close(replace(record, phase="done", said=decision.why))
 
     def _rolled_back(self, record: Record, decision: Decision) -> None:
         free_floors(self.context, self.fenced, record)
-        self._write(lambda current: replace(current, phase="rolled-back", said=decision.why))
-        self._archive()
+        self._close(replace(record, phase="rolled-back", said=decision.why))
 
     _STEPS: ClassVar[dict[str, Callable[[Any, Record, Decision], Advance | None]]] = {
         "validate": _validate,
@@ -341,10 +339,10 @@ class Driver:
             shared = self.context.rendering(serving, "shared")
             self.router.set_weight(self.fenced, shared, record.candidate.colour, record.weight)
 
-    def _archive(self) -> None:
-        record = read_ledger(self.context).record
-        if record is not None:
-            self.context.store.put(f"rollouts/{record.cluster}/{record.id}.json", record.to_json().encode())
+    def _close(self, closed: Record) -> None:
+        """End the rollout. Its copy is kept first: once the record says that it is over, no driver comes back to it."""
+        self.context.store.put(f"rollouts/{closed.cluster}/{closed.id}.json", closed.to_json().encode())
+        self._write(lambda current: replace(current, phase=closed.phase, said=closed.said))
 
 
 def advance(
