@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from nexus_ops.analysis.dispersion import Dispersion, observed
 
-THETAS = (1.3, 2.0, 3.3, 6.0, 15.0)
+THETAS = (1.4, 2.1, 3.4, 6.0, 14.0)
 """The alternatives: how many times the stable's rate."""
 SHARES = (0.2, 0.2, 0.2, 0.25, 0.15)
 """The weight of each alternative; one in all."""

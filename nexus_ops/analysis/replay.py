@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nexus_ops.analysis.dispersion import Dispersion, Scatter
 from nexus_ops.analysis.judge import Judgement, Plan, follow, verdict
 from nexus_ops.analysis.judge import judge as judged
 from nexus_ops.analysis.metrics import Rules
 from nexus_ops.analysis.samples import EvidenceError, Sample
+from nexus_ops.analysis.state import dispersion_from_json, dispersion_to_json
 
 VERSION = 1
 
@@ -43,7 +43,7 @@ def to_json(subject: Subject, plan: Plan, samples: Iterable[Sample], *, now: flo
             "stable": plan.stable,
             "alpha": plan.alpha,
             "baseline": dict(plan.baseline),
-            "history": [[*key, _numbers(known)] for key, known in plan.history.items()],
+            "history": [[*key, dispersion_to_json(known)] for key, known in plan.history.items()],
         },
         "now": now,
         "samples": [sample.to_json() for sample in looks],
@@ -68,7 +68,9 @@ def read(document: Mapping[str, Any]) -> tuple[Plan, list[Sample]]:
             candidate=stored["candidate"],
             stable=stored["stable"],
             alpha=stored["alpha"],
-            history={(metric, component): _dispersion(numbers) for metric, component, numbers in stored["history"]},
+            history={
+                (metric, component): dispersion_from_json(numbers) for metric, component, numbers in stored["history"]
+            },
             baseline=stored["baseline"],
         )
         return plan, [Sample.from_json(one) for one in document["samples"]]
@@ -90,12 +92,3 @@ def curve(document: Mapping[str, Any]) -> list[tuple[float, float, str]]:
     """For the plot: by look its time, the rollout's evidence, and the verdict that was due."""
     plan, samples = read(document)
     return [(state.time, state.e_value, verdict(plan, state).verdict) for state in follow(plan, samples)]
-
-
-def _numbers(known: Dispersion) -> list[Any]:
-    return [list(known.short), list(known.long), *known[2:]]
-
-
-def _dispersion(numbers: list[Any]) -> Dispersion:
-    short, long, *rest = numbers
-    return Dispersion(Scatter(*short), Scatter(*long), *rest)

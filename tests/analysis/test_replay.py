@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from simulated import Platform, new_plan, worse
 
 from nexus_ops.analysis.__main__ import main
-from nexus_ops.analysis.judge import judge, learned
+from nexus_ops.analysis.judge import advance, begin, judge, learned, verdict
 from nexus_ops.analysis.power import forecast, information, wald_seconds
 from nexus_ops.analysis.replay import Subject, curve, read, rejudge, to_json
-from nexus_ops.analysis.samples import EvidenceError, Sample
+from nexus_ops.analysis.samples import EvidenceError, Level, Sample
+from nexus_ops.analysis.state import from_json
+from nexus_ops.analysis.state import to_json as state_to_json
 from nexus_ops.analysis.watch import beside_history
 
 SUBJECT = Subject("production-us-west-2", "r-1", "v1.2.0", "alice")
@@ -37,6 +39,35 @@ def test_stored_evidence_gives_the_same_verdict_and_the_same_numbers(ratio: floa
     assert dict(again.e_values) == kept["e_values"]
     plan, samples = read(document)
     assert to_json(SUBJECT, plan, samples, now=document["now"]) == document
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 40), st.floats(0.0, 0.1))
+def test_a_judge_that_was_killed_goes_on_as_though_it_had_not_been(looks: int, ratio: float) -> None:
+    """At any look: from the stored state, or from the stored samples, the next verdict is the same."""
+    platform, plan = Platform(ratios=worse(ratio)), new_plan()
+    platform.levels["node-cpu"] = (Level("", "", "", 90.0),)
+    before, after = platform.looks(looks), platform.looks(10)
+    state = begin(plan)
+    for sample in before:
+        state = advance(plan, state, sample)
+    state = from_json(json.loads(json.dumps(state_to_json(state))))
+    for sample in after:
+        state = advance(plan, state, sample)
+    assert verdict(plan, state) == judge(plan, [*before, *after])
+
+
+@pytest.mark.parametrize("document", [{}, {"streams": 3}, {"streams": [{}]}])
+def test_a_state_that_cannot_be_read_says_so(document: dict[str, Any]) -> None:
+    with pytest.raises(EvidenceError):
+        from_json(document)
+
+
+def test_a_weight_that_was_asked_for_but_never_came_is_no_evidence() -> None:
+    """What the colours served was counted; what was requested is kept for the record alone."""
+    looks = Platform(share=0.05).looks(60)
+    promised = [replace(look, requested_weight=50, observed_weight=50.0) for look in looks]
+    assert judge(new_plan(), promised) == judge(new_plan(), looks)
 
 
 def test_another_alpha_may_be_tried_on_history() -> None:
