@@ -36,7 +36,7 @@ PROGRAMS = {"gateway": ("envoy",), "prometheus": ("prometheus",)}
 """What a part runs that may be missing: looked for before anything starts."""
 CLUSTER_PARTS = ("gateway", "prometheus", "postgres", "valkey")
 PARTS = ("api", *CLUSTER_PARTS, "traffic", "aws")
-DEFAULT_PARTS = (*CLUSTER_PARTS, "traffic")
+DEFAULT_PARTS = (*CLUSTER_PARTS, "traffic", "aws")
 
 
 @dataclass(frozen=True)
