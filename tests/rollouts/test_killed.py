@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
 from drive import CLOSE, SHORT
-from platform_cluster import CLUSTER, Platform
+from platform_cluster import CLUSTER, QUICK, Platform
 from witness import complaints, witness
 
 from nexus_ops.clusters import lease
@@ -169,6 +170,30 @@ def test_a_driver_killed_at_a_request_leaves_a_rollout_that_ends(
     platform: Platform, k: int, action: str, colour: str
 ) -> None:
     assert kill_at(platform, k, action, colour), "the driver has made so many requests"
+
+
+@pytest.mark.usefixtures("short_lease")
+def test_a_driver_killed_as_it_says_that_the_rollout_is_over_leaves_nothing_to_do(platform: Platform) -> None:
+    """What comes after the record's last word is never made up for: nobody comes back to a rollout that is over."""
+    version = ready_to_roll(platform)
+    platform.begin(version, replace(QUICK, hold_seconds=8))
+    rule = {"action": "hold-after", "user_agent": "nexus-ops*", "path": "*/configmaps/rollout"}
+    with driver(platform) as process:
+        assert platform.eventually(lambda: platform.record().hold_until is not None, seconds=120)
+        platform.admin("PUT", "/faults", [rule])
+        while not platform.record().finished:
+            assert process.poll() is None, "the driver has ended before the rollout"
+            for hold in platform.admin("GET", "/holds"):
+                if not platform.record().finished:
+                    platform.admin("POST", f"/holds/{hold['id']}/release")
+            platform.eventually(lambda: bool(platform.admin("GET", "/holds")), seconds=1)
+        process.kill()
+        process.wait()
+    platform.admin("DELETE", "/faults")
+    for hold in platform.admin("GET", "/holds"):
+        platform.admin("POST", f"/holds/{hold['id']}/drop")
+    check_the_end(platform, go_on(platform), version)
+    check_what_is_left(platform)
 
 
 @pytest.fixture(scope="session")
