@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nexus_ops.analysis.counters import Gathered, Last, differences, gathered
+from nexus_ops.analysis.counters import Gathered, Last, differences, gathered, least_seconds
 from nexus_ops.analysis.dispersion import Dispersion, observed
 from nexus_ops.analysis.evidence import EARLY, SHARES, THETAS, Evidence, Interval, e_value, no_evidence, with_interval
 
@@ -194,3 +194,35 @@ def test_requests_of_different_times_are_not_compared() -> None:
     waiting, interval = gathered(waiting, Interval(1, 1, 0, 0), 400.0, 0.0)
     assert interval is None
     assert waiting.stable_requests == 0
+
+
+def test_while_clusters_are_unknown_an_interval_lasts_half_a_minute() -> None:
+    """So that a burst of some seconds falls into one interval, and is one witness."""
+    assert least_seconds(KNOWN) == 0.0
+    least = least_seconds(Dispersion())
+    waiting, ends = Gathered(), list[float]()
+    for number in range(20):
+        waiting, interval = gathered(waiting, Interval(1, 10, 1, 10), 5.0 * number, least)
+        if interval:
+            ends.append(5.0 * number)
+    assert ends == [30.0, 65.0]
+
+
+def test_a_storm_that_outlasts_an_interval_is_a_cluster_too() -> None:
+    """Twenty errors over half a minute: by single intervals they look like clusters of four."""
+    rng, known, coming = random.Random(1), Dispersion(), [0] * 6
+    for _ in range(2880):
+        if rng.random() < 0.05:
+            for _ in range(20):
+                coming[rng.randrange(6)] += 1
+        known = observed(known, coming.pop(0), 500)
+        coming.append(0)
+    size = known.cluster_size()
+    assert size is not None
+    assert size > 12
+    assert known.short.excess() < 8
+
+
+def test_evidence_that_is_settled_stays_a_number() -> None:
+    evidence = of(no_evidence(KNOWN), *[Interval(1000, 1000, 0, 1000)] * 50)
+    assert 1e100 < e_value(evidence, 720) < math.inf
