@@ -19,8 +19,9 @@ WHOLE = (
     "crud-configmap", "ssa-basic", "ssa-conflicts", "lease-cas", "selectors-label", "patch-merge", "watch-basic",
     "watch-live", "namespace-lifecycle", "scale", "dry-run", "pagination",
     "patch-json", "ssa-atomic", "table-output", "managedfields-update", "watch-initial",
+    "patch-strategic", "generate-name",
 )  # fmt: skip
-AT_LEAST = {"validation-deployment": 35, "validation-misc": 29, "ssa-listmaps": 14, "patch-strategic": 17}
+AT_LEAST = {"validation-deployment": 35, "validation-misc": 29, "ssa-listmaps": 14}
 """Exchanges that match, of scenarios that do not whole: what is reached is kept."""
 needs_transcripts = pytest.mark.skipif(
     not TRANSCRIPTS.is_dir(), reason="the recorded exchanges are not beside the repository"

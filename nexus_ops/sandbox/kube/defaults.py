@@ -49,6 +49,8 @@ def _pod_spec(spec: Object) -> None:
         for kind in ("configMap", "secret", "projected"):
             if isinstance(volume.get(kind), dict):
                 volume[kind].setdefault("defaultMode", 420)
+        if isinstance(volume.get("hostPath"), dict):
+            volume["hostPath"].setdefault("type", "")
 
 
 def _container(container: Object) -> None:
@@ -73,9 +75,15 @@ def _container(container: Object) -> None:
                 ("failureThreshold", 3),
             ):
                 probe.setdefault(field, value)
-            if "httpGet" in probe:
-                probe["httpGet"].setdefault("scheme", "HTTP")
-                probe["httpGet"].setdefault("path", "/")
+            _http(probe)
+    for hook in (container.get("lifecycle") or {}).values():
+        _http(hook)
+
+
+def _http(action: Object) -> None:
+    if isinstance(action, dict) and "httpGet" in action:
+        action["httpGet"].setdefault("scheme", "HTTP")
+        action["httpGet"].setdefault("path", "/")
 
 
 def _template(obj: Object) -> None:

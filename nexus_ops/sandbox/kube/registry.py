@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +22,8 @@ from nexus_ops.sandbox.kube.validation import MICRO_TIME, drop_empty, problems, 
 
 Object = dict[str, Any]
 
+LONGEST_PREFIX = 58
+"""How much of generateName is used, so that the name is a label's length at most."""
 SCALE = Resource("autoscaling", "v1", "scale", "Scale")
 SERVER_CHOSEN = {
     "services": ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"),
@@ -219,6 +222,8 @@ class Registry:
         pruned, unknown = prune(body, schema)
         if unknown and request.validation == "Strict":
             text = ", ".join(f'unknown field "{path}"' for path in unknown)
+            if patched:
+                raise invalid("", "", "", [Cause("patch", f"Invalid value: strict decoding error: {text}")])
             raise ApiError(
                 400,
                 f'{kind} in version "{resource.version}" cannot be handled as a {kind}: strict decoding error: {text}',
@@ -307,10 +312,9 @@ class Registry:
         if resource.key == "services":
             self._allocate(obj, old)
         meta = obj["metadata"]
-        checked = (
-            obj if meta.get("name") or not meta.get("generateName") else {**obj, "metadata": {**meta, "name": "x"}}
-        )
-        if causes := problems(resource, checked, old):
+        if not meta.get("name") and meta.get("generateName"):
+            meta["name"] = meta["generateName"][:LONGEST_PREFIX] + uuid.uuid4().hex[:5]
+        if causes := problems(resource, obj, old):
             raise invalid(resource.kind, resource.group, meta.get("name") or "", causes)
 
     def _allocate(self, service: Object, old: Object | None) -> None:

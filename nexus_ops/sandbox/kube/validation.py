@@ -147,6 +147,9 @@ def _metadata(resource: Resource, obj: Object) -> list[Cause]:
     strict = resource.key in ("namespaces", "services")
     form = (LABEL if strict else SUBDOMAIN).match(name) or resource.group == "rbac.authorization.k8s.io"
     found = _name(name, 63 if strict else 253, "label" if strict else "subdomain", form=bool(form))
+    prefix = (meta.get("generateName") or "").rstrip("-")
+    if prefix and not form and not SUBDOMAIN.match(prefix):
+        found.append(Cause("metadata.generateName", f'Invalid value: "{meta["generateName"]}": no prefix of a name'))
     for key, value in (meta.get("labels") or {}).items():
         found += _qualified("metadata.labels", key)
         if len(str(value)) > 63:
