@@ -61,7 +61,8 @@ def report(context: dg.OpExecutionContext, record: "Record", store: str) -> None
 
     result = result_of(record)
     metadata = {
-        "summary": dg.MetadataValue.md(result.summary()),
+        "summary": result.summary(),
+        "reason": result.reason or "-",
         "version": result.version,
         "from": result.before,
         "colour": result.colour,

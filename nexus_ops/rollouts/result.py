@@ -35,12 +35,12 @@ class DeploymentResult:
         return sum(self.timings.values())
 
     def summary(self) -> str:
-        """One sentence for a person."""
+        """A few words, for a table; why and what next stand in fields of their own."""
         if self.phase == "done":
-            return f"{self.version} serves {self.cluster} ({self.colour}); before: {self.before}."
+            return f"{self.version} serves ({self.colour})"
         if self.phase == "rolled-back":
-            return f"{self.version} was rolled back on {self.cluster}: {self.reason}. {self.before} serves."
-        return f"{self.version} is being rolled out on {self.cluster}: {self.phase}."
+            return f"{self.version} rolled back; {self.before} serves"
+        return f"{self.before} → {self.version}, {self.phase}"
 
     def what_next(self) -> str:
         """What an operator would do now."""
