@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from nexus_ops.clusters.apply import apply_rendering
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from nexus_ops.clusters.apply import THREADS, apply_rendering
 from nexus_ops.clusters.applyset import ApplySet
 from nexus_ops.clusters.fence import Fenced
 from nexus_ops.releases.rendering import Part
@@ -55,16 +58,31 @@ def apply_candidate(context: RolloutContext, fenced: Fenced, record: Record) -> 
 
 def pin_floors(context: RolloutContext, fenced: Fenced, record: Record) -> None:
     """While the rollout lasts, no autoscaler takes away what it counts on."""
-    for copy in (record.candidate, *((record.stable,) if record.stable else ())):
-        for name, number in record.replicas.items():
-            fenced.pin_floor(f"{name}-{copy.colour}", context.cluster.namespace, number)
+    colours = [record.candidate.colour, *([record.stable.colour] if record.stable else [])]
+    _set_floors(
+        context,
+        fenced,
+        {f"{name}-{colour}": number for colour in colours for name, number in record.replicas.items()},
+    )
 
 
 def free_floors(context: RolloutContext, fenced: Fenced, record: Record) -> None:
     """The autoscalers' own lower bounds again, as the releases say."""
-    for copy in (record.candidate, *((record.stable,) if record.stable else ())):
-        if not record.applied and copy is record.candidate:
-            continue
-        for scaler in context.rendering(copy.release, copy.colour).of_kind("HorizontalPodAutoscaler"):
-            name = scaler["metadata"]["name"]
-            fenced.pin_floor(name, context.cluster.namespace, scaler["spec"]["minReplicas"])
+    copies = [*([record.candidate] if record.applied else []), *([record.stable] if record.stable else [])]
+    scalers = [
+        scaler
+        for copy in copies
+        for scaler in context.rendering(copy.release, copy.colour).of_kind("HorizontalPodAutoscaler")
+    ]
+    _set_floors(context, fenced, {scaler["metadata"]["name"]: scaler["spec"]["minReplicas"] for scaler in scalers})
+
+
+def _set_floors(context: RolloutContext, fenced: Fenced, floors: Mapping[str, int]) -> None:
+    at_once(lambda name: fenced.pin_floor(name, context.cluster.namespace, floors[name]), floors)
+
+
+def at_once(change: Callable[[str], object], names: Iterable[str]) -> None:
+    """Make a change to several objects concurrently; the first error is raised when all have ended."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        for done in [pool.submit(change, name) for name in names]:
+            done.result()

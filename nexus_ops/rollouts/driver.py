@@ -18,11 +18,11 @@ from nexus_ops.clusters.fence import Fenced
 from nexus_ops.clusters.lease import acquire
 from nexus_ops.clusters.readiness import wait_ready
 from nexus_ops.errors import OperationError, PermanentError
-from nexus_ops.rollouts.applying import apply_candidate, drain_seconds_of, free_floors, pin_floors, sizes_of
+from nexus_ops.rollouts.applying import apply_candidate, at_once, drain_seconds_of, free_floors, pin_floors, sizes_of
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.evidence import keep_evidence
 from nexus_ops.rollouts.machine import Decision, Pods, decide
-from nexus_ops.rollouts.monitor import Health, platform_values
+from nexus_ops.rollouts.monitor import Health, guardrails_of, platform_values
 from nexus_ops.rollouts.observe import observe, observe_pods
 from nexus_ops.rollouts.plan import read_ledger
 from nexus_ops.rollouts.prerequisites import check_prerequisites
@@ -120,8 +120,11 @@ class Driver:
         if problems := [check.problem for check in checks if check.problem]:
             raise Failed(f"prerequisites are missing: {' '.join(problems)}", target=context.cluster.name)
         sizes, drains = sizes_of(context, record), drain_seconds_of(context, record)
-        baseline = platform_values(context, context.rendering(record.candidate.release, "shared"))
-        self._write(lambda current: replace(current, replicas=sizes, drain_seconds=drains, baseline=baseline))
+        rules = guardrails_of(context.rendering(record.candidate.release, "shared"))
+        baseline = platform_values(context, rules)
+        self._write(
+            lambda current: replace(current, replicas=sizes, drain_seconds=drains, guardrails=rules, baseline=baseline)
+        )
 
     def _apply(self, record: Record, decision: Decision) -> None:
         del decision
@@ -135,7 +138,10 @@ class Driver:
         del record
         for name, number in decision.targets.items():
             self.context.report(f"  {name} ({decision.colour}): {number} pods")
-            self.fenced.scale(f"{name}-{decision.colour}", self.context.cluster.namespace, number)
+        space = self.context.cluster.namespace
+        at_once(
+            lambda name: self.fenced.scale(f"{name}-{decision.colour}", space, decision.targets[name]), decision.targets
+        )
 
     def _wait_ready(self, record: Record, decision: Decision) -> Advance | None:
         namespace = self.context.cluster.namespace
@@ -292,7 +298,7 @@ class Driver:
         while not seen():
             if time.monotonic() >= end:
                 return False
-            time.sleep(LOOK_AGAIN)
+            time.sleep(max(0.0, min(LOOK_AGAIN, end - time.monotonic())))
         return True
 
     def _keep_evidence(self, record: Record, decision: Decision, health: Health | None) -> Record:

@@ -110,9 +110,8 @@ def query(context: RolloutContext, promql: str, **times: str) -> list[Series]:
     return answer.json()["data"]["result"]
 
 
-def platform_values(context: RolloutContext, shared: Rendering) -> dict[str, float]:
+def platform_values(context: RolloutContext, guardrails: Mapping[str, str]) -> dict[str, float]:
     """By platform rule the worst value that breaks it now, before the rollout; what is not broken is left out."""
-    guardrails = guardrails_of(shared)
     broken = {name: _values(query(context, guardrails[name])) for name in OF_PLATFORM}
     return {name: OF_PLATFORM[name](values) for name, values in broken.items() if values}
 
@@ -121,8 +120,7 @@ def check_health(context: RolloutContext, record: Record) -> Health:
     """Look at the metrics now, and judge the candidate."""
     now = context.clock()
     try:
-        guardrails = guardrails_of(context.rendering(record.candidate.release, "shared"))
-        queries = queries_of(guardrails, window_of(record, now))
+        queries = queries_of(record.guardrails, window_of(record, now))
         look = Look(now.isoformat(), queries, {name: query(context, promql) for name, promql in queries.items()})
         return judge(look, record.candidate.colour, record.baseline)
     except (OperationError, KeyError, ValueError) as error:

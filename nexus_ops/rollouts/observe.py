@@ -58,6 +58,8 @@ def observe(context: RolloutContext, record: Record, router: TrafficRouter) -> t
         return Observed(pods, weight), None
     if stage not in ("switch-traffic", *WATCHED):
         return Observed(pods), None
+    if stage == "switch-traffic" and not record.weight:
+        return Observed(pods), None  # nothing has been requested yet that could be seen
     weight = router.observed_weight(record.candidate.colour)
     if stage not in WATCHED:
         return Observed(pods, weight), None

@@ -105,6 +105,8 @@ class Record:
     hold_until: str | None = None
     baseline: dict[str, float] = field(default_factory=dict)
     """The worst value of each of the platform's guardrails that was broken when the rollout began, by rule."""
+    guardrails: dict[str, str] = field(default_factory=dict)
+    """The release's rules by which the candidate is judged: expressions by name."""
     plan: str = ""
     """Digest of the plan, with the way back, in the object store."""
     said: str = ""
