@@ -7,7 +7,15 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import bench_apply, bench_definitions, bench_render, bench_rollout, bench_sandbox, bench_transcripts
+from benchmarks import (
+    bench_apply,
+    bench_definitions,
+    bench_judge,
+    bench_render,
+    bench_rollout,
+    bench_sandbox,
+    bench_transcripts,
+)
 from benchmarks.measure import HEAD, leave_out
 from nexus_ops.errors import OperationError
 
@@ -15,6 +23,7 @@ BENCHES = {
     "definitions": bench_definitions.bench,
     "render": bench_render.bench,
     "apply": bench_apply.bench,
+    "judge": bench_judge.bench,
     "sandbox": bench_sandbox.bench,
     "rollout": bench_rollout.bench,
     "transcripts": bench_transcripts.bench,

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nexus_ops.analysis.metrics import Alert, Declared, Guardrail, Latency, Ratio
+from nexus_ops.analysis.metrics import Alert, Declared, Guardrail, Latency, Ratio, Rules
 from nexus_ops.analysis.samples import Answer, Count, Level
 
 Vector = Sequence[Mapping[str, Any]]
@@ -42,6 +42,21 @@ def read(metric: Declared, vectors: Mapping[str, Vector | str]) -> Answer:
                 return Answer(levels=_alerts(metric, usable["query"]))
     except _Unusable as problem:
         return Answer(problem=f"{problem} [{'; '.join(metric.queries().values())}]")
+
+
+def refusals(rules: Rules, answers: Mapping[str, Answer]) -> list[str]:
+    """Why a rollout must not start: metrics whose queries cannot be used, and critical ones that return nothing.
+
+    An alert that does not fire returns nothing either; what is not critical may be missing where its exporter is.
+    """
+    found: list[str] = []
+    for name, metric in rules.metrics.items():
+        answer = answers.get(name, Answer(problem="it was not asked"))
+        if answer.problem is not None:
+            found.append(f"{name}: {answer.problem}")
+        elif metric.criticality == "critical" and metric.kind != "alert" and not (answer.counts or answer.levels):
+            found.append(f"{name}: nothing was returned [{'; '.join(metric.queries().values())}]")
+    return found
 
 
 def _value(series: Mapping[str, Any]) -> float:

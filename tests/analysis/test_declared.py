@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import yaml
+from simulated import Platform
 
-from nexus_ops.analysis.answers import read
+from nexus_ops.analysis.answers import read, refusals
 from nexus_ops.analysis.metrics import Alert, Guardrail, Latency, Rules, RulesError
 from nexus_ops.analysis.samples import Answer, Count, Level
 from nexus_ops.topology import Topology, default_path, project_folder
@@ -163,3 +164,17 @@ def test_alerts_are_read_and_those_that_a_guardrail_tells_better_are_left_out() 
         Level("risk-manager", "green", "AgentDown", 1.0),
     )
     assert read(ALERTS, {"query": []}) == Answer(), "nothing fires, and that was measured"
+
+
+def test_a_rollout_is_refused_over_a_query_that_is_broken_or_returns_nothing() -> None:
+    """Before it starts, with the query and the answer: not at three in the morning, as 'insufficient'."""
+    answers = Platform().sample().answers
+    assert refusals(RULES, answers) == [], "node-cpu has no data here, and is not critical; no alert fires"
+    broken = {**answers, "node-cpu": read(RULES.metrics["node-cpu"], {"query": "HTTP 400: parse error at char 5"})}
+    assert refusals(RULES, broken)[0].startswith(
+        "node-cpu: the query 'query' failed: HTTP 400: parse error at char 5 [max(100"
+    )
+    silent = {**answers, "request-errors": Answer()}
+    assert refusals(RULES, silent)[0].startswith("request-errors: nothing was returned [sum by")
+    missing = {name: answer for name, answer in answers.items() if name != "portfolio-pnl"}
+    assert refusals(RULES, missing) == ["portfolio-pnl: it was not asked"]
