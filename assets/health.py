@@ -4,8 +4,9 @@ The asset is materialised by hand, a cluster at a time. The schedule launches on
 per cluster would cost more than what it does; it reports the same materialization and the same checks.
 """
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
     from nexus_ops.health.take import Connect
 
 HEALTH = dg.AssetKey("health")
-CRITICAL, FRESH = "critical_probes", "fresh"
+What = Literal["critical_probes", "fresh"]
+DESCRIPTIONS: dict[What, str] = {
+    "critical_probes": "no critical probe of the newest snapshot has failed; one that could see nothing is a warning.",
+    "fresh": "the newest snapshot is at most 15 minutes old. The schedule looks each time before it launches a run.",
+}
 
 
 @dg.asset(
@@ -44,30 +49,32 @@ def health(context: dg.AssetExecutionContext, nexus: NexusResource) -> dg.Materi
     return dg.MaterializeResult(metadata=_metadata(snapshot, save(nexus.store(), snapshot)))
 
 
-@dg.asset_check(
-    asset=HEALTH,
-    name=CRITICAL,
-    partitions_def=partitions.clusters,
-    description="No critical probe of the newest snapshot has failed. One that could see nothing is a warning.",
+def check_name(what: What, cluster: str) -> str:
+    """The name of a cluster's check. One check per cluster, for of a partitioned check only the first report that
+    comes without a check step of its own could be stored (a unique key of Dagster's table)."""
+    return f"{what}_{cluster.replace('-', '_')}"
+
+
+CHECKS: dict[str, tuple[What, str]] = {
+    check_name(what, cluster): (what, cluster)
+    for what in DESCRIPTIONS
+    for cluster in partitions.clusters.get_partition_keys()
+}
+
+
+@dg.multi_asset_check(
+    name="health_checks",
+    specs=[
+        dg.AssetCheckSpec(name, asset=HEALTH, description=f"{cluster}: {DESCRIPTIONS[what]}")
+        for name, (what, cluster) in CHECKS.items()
+    ],
+    can_subset=True,
 )
-def critical_probes(context: dg.AssetCheckExecutionContext, nexus: NexusResource) -> dg.AssetCheckResult:
-    from nexus_ops.health.history import load, newest
-
-    store = nexus.store()
-    key = newest(store, context.partition_key, datetime.now(UTC))
-    if key is None:
-        return dg.AssetCheckResult(passed=False, description="no snapshot has been taken since yesterday")
-    return dg.AssetCheckResult(**_judged(load(store, key)))
-
-
-@dg.asset_check(
-    asset=HEALTH,
-    name=FRESH,
-    partitions_def=partitions.clusters,
-    description="The newest snapshot is at most 15 minutes old. The schedule looks each time before it launches a run.",
-)
-def fresh(context: dg.AssetCheckExecutionContext, nexus: NexusResource) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(**_freshness(nexus, context.partition_key))
+def health_checks(context: dg.AssetCheckExecutionContext, nexus: NexusResource) -> Iterator[dg.AssetCheckResult]:
+    """Judge the newest snapshot of every cluster, from the store."""
+    for key in sorted(context.selected_asset_check_keys):
+        what, cluster = CHECKS[key.name]
+        yield dg.AssetCheckResult(check_name=key.name, **_evaluate(nexus, what, cluster))
 
 
 @dg.op(description="Take the snapshots of all enabled clusters at once; each is reported as soon as it is there.")
@@ -82,8 +89,8 @@ def look_at_all_clusters(context: dg.OpExecutionContext, nexus: NexusResource) -
         context.log.info("%s is %s", snapshot.cluster, snapshot.state)
         metadata = _metadata(snapshot, save(store, snapshot))
         context.log_event(dg.AssetMaterialization(HEALTH, partition=snapshot.cluster, metadata=metadata))
-        _report(context.instance, CRITICAL, snapshot.cluster, _judged(snapshot))
-        _report(context.instance, FRESH, snapshot.cluster, _freshness(nexus, snapshot.cluster))
+        for what in DESCRIPTIONS:
+            _report(context.instance, what, snapshot.cluster, _evaluate(nexus, what, snapshot.cluster))
 
 
 @dg.job(description="The health of every enabled cluster, all at once.", tags={"actor": "health schedule"})
@@ -100,9 +107,9 @@ def health_of_all_clusters() -> None:
 )
 def health_schedule(context: dg.ScheduleEvaluationContext, nexus: NexusResource) -> dg.RunRequest:
     for cluster in nexus.topology().enabled_clusters:
-        found = _freshness(nexus, cluster.name)
+        found = _evaluate(nexus, "fresh", cluster.name)
         if not found["passed"]:
-            _report(context.instance, FRESH, cluster.name, found)
+            _report(context.instance, "fresh", cluster.name, found)
     return dg.RunRequest()
 
 
@@ -138,14 +145,17 @@ def _judged(snapshot: "Snapshot") -> dict[str, Any]:
     }
 
 
-def _freshness(nexus: NexusResource, cluster: str) -> dict[str, Any]:
-    """The check of the newest snapshot's age; a store that cannot be read has no fresh snapshot either."""
+def _evaluate(nexus: NexusResource, what: What, cluster: str) -> dict[str, Any]:
+    """A check of a cluster's newest snapshot; a store that cannot be read has no good one."""
     from nexus_ops.errors import OperationError
-    from nexus_ops.health.history import judge_freshness, newest
+    from nexus_ops.health.history import judge_freshness, load, newest
 
     now = datetime.now(UTC)
     try:
-        key = newest(nexus.store(), cluster, now)
+        store = nexus.store()
+        key = newest(store, cluster, now)
+        if key is not None and what == "critical_probes":
+            return _judged(load(store, key))
     except OperationError as error:
         return {"passed": False, "description": f"the history could not be read: {error}"}
     found = judge_freshness(key.taken if key else None, now)
@@ -153,13 +163,14 @@ def _freshness(nexus: NexusResource, cluster: str) -> dict[str, Any]:
     return {"passed": found.fresh, "description": found.why, "metadata": age}
 
 
-def _report(instance: dg.DagsterInstance, check: str, cluster: str, found: dict[str, Any]) -> None:
-    """Report a check of one cluster that no check step of a run evaluates."""
-    metadata = {name: dg.MetadataValue.float(v) if isinstance(v, float) else v for name, v in found.pop("metadata", {}).items()}  # fmt: skip
+def _report(instance: dg.DagsterInstance, what: What, cluster: str, found: dict[str, Any]) -> None:
+    """Report a check that no check step of a run evaluates."""
     evaluation = dg.AssetCheckEvaluation(
-        asset_key=HEALTH, check_name=check, partition=cluster, metadata=metadata, **found
+        asset_key=HEALTH,
+        check_name=check_name(what, cluster),
+        passed=found["passed"],
+        severity=found.get("severity", dg.AssetCheckSeverity.ERROR),
+        description=found["description"],
+        metadata=found.get("metadata", {}),
     )
     instance.report_runless_asset_event(evaluation)
-
-
-health_checks = [critical_probes, fresh]

@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 from deployed_platform import CLUSTER, VERSION, Deployed
 
-from nexus_ops.assets.health import health, health_checks, health_schedule
+from nexus_ops.assets.health import What, check_name, health, health_checks, health_schedule
 from nexus_ops.clusters.client import POD
 from nexus_ops.clusters.watch import watch
 from nexus_ops.definitions import defs
@@ -132,13 +132,13 @@ def newest_of(instance: dg.DagsterInstance, cluster: str) -> dict[str, Any]:
     return {key: value.value for key, value in materialization.metadata.items()}
 
 
-def checked(instance: dg.DagsterInstance, check: str, cluster: str) -> dg.AssetCheckEvaluation | None:
-    """The newest evaluation of a check for a cluster."""
-    key = dg.AssetCheckKey(HEALTH, check)
-    for record in instance.event_log_storage.get_asset_check_execution_history(key, limit=20):
+def checked(instance: dg.DagsterInstance, what: What, cluster: str) -> dg.AssetCheckEvaluation | None:
+    """The newest evaluation of a cluster's check."""
+    key = dg.AssetCheckKey(HEALTH, check_name(what, cluster))
+    for record in instance.event_log_storage.get_asset_check_execution_history(key, limit=1):
         event = record.event.dagster_event if record.event else None
         found = event.event_specific_data if event else None
-        if isinstance(found, dg.AssetCheckEvaluation) and found.partition == cluster:
+        if isinstance(found, dg.AssetCheckEvaluation):
             return found
     return None
 
@@ -148,7 +148,7 @@ def test_the_asset_shows_the_table_and_its_checks_judge_the_snapshot(
 ) -> None:
     eventually(deployed, lambda snapshot: snapshot.state == "healthy")
     result = dg.materialize(
-        [health, *health_checks], instance=instance, partition_key=CLUSTER, resources={"nexus": NexusResource()}
+        [health, health_checks], instance=instance, partition_key=CLUSTER, resources={"nexus": NexusResource()}
     )
     assert result.success
     shown = newest_of(instance, CLUSTER)
@@ -156,16 +156,17 @@ def test_the_asset_shows_the_table_and_its_checks_judge_the_snapshot(
     assert (shown["state"], shown["score"], shown["workloads/pods ready"]) == ("healthy", 3, 36)
     kept = load(deployed.store, SnapshotKey.parse(shown["stored"]))
     assert (kept.cluster, kept.state) == (CLUSTER, "healthy")
-    evaluations = {one.check_name: one for one in result.get_asset_check_evaluations()}
-    assert {name: one.passed for name, one in evaluations.items()} == {"critical_probes": True, "fresh": True}
-    assert {one.partition for one in evaluations.values()} == {CLUSTER}
+    evaluations = {one.check_name: one.passed for one in result.get_asset_check_evaluations()}
+    assert evaluations[check_name("critical_probes", CLUSTER)] is True
+    assert evaluations[check_name("fresh", CLUSTER)] is True
 
 
 def test_one_run_reports_every_cluster_and_those_out_of_reach_too(
     deployed: Deployed, instance: dg.DagsterInstance
 ) -> None:
-    result = defs.resolve_job_def("health_of_all_clusters").execute_in_process(instance=instance)
-    assert result.success
+    """Twice: of checks that are reported by hand, Dagster has stored the first only when they had partitions."""
+    for _ in range(2):
+        assert defs.resolve_job_def("health_of_all_clusters").execute_in_process(instance=instance).success
     assert newest_of(instance, CLUSTER)["workloads/pods ready"] == 36
     away = newest_of(instance, "production-us-east-1")
     assert away["state"] == "unknown"
@@ -201,7 +202,8 @@ def test_a_tick_of_the_schedule_tells_what_is_stale_and_launches_one_run(
     context = dg.build_schedule_context(
         instance=instance, scheduled_execution_time=now, resources={"nexus": NexusResource()}
     )
-    assert len(health_schedule.evaluate_tick(context).run_requests or ()) == 1
+    for _ in range(2):
+        assert len(health_schedule.evaluate_tick(context).run_requests or ()) == 1
     assert checked(instance, "fresh", CLUSTER) is None
     stale, never = (checked(instance, "fresh", name) for name in ("production-us-west-2", "production-us-east-1"))
     assert stale is not None

@@ -10,8 +10,9 @@ from nexus_ops.health.cluster import judge_add_ons, judge_nodes
 from nexus_ops.health.edge import judge_certificates, judge_edge
 from nexus_ops.health.model import State, worst
 from nexus_ops.health.monitoring import judge_alerts, judge_targets
-from nexus_ops.health.workloads import judge_autoscalers, judge_workloads
-from nexus_ops.rollouts.record import Copy
+from nexus_ops.health.workloads import copies_of, judge_autoscalers, judge_workloads
+from nexus_ops.rollouts.record import Copy, Phase, Record
+from nexus_ops.rollouts.strategy import Settings
 from nexus_ops.topology import Colour, NodeGroup
 
 Object = dict[str, Any]
@@ -142,6 +143,18 @@ def test_while_a_rollout_runs_a_component_may_serve_in_either_colour() -> None:
     assert judged(handed_over, [pod(colour="green")], *both)[0] == "healthy"
     assert judged([deployment(3, 3), deployment(0, 3, "green")], [pod()], *both)[0] == "healthy"
     assert judged([deployment(0, 3), deployment(0, 3, "green")], [], *both)[0] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("phase", "serving"),
+    [("running", ["v1", "v2"]), ("rolling-back", ["v1", "v2"]), ("done", ["v2"]), ("rolled-back", ["v1"])],
+)
+def test_what_may_serve_is_what_the_rollouts_record_says(phase: Phase, serving: list[str]) -> None:
+    stable, candidate = Copy("blue", "v1", "r1"), Copy("green", "v2", "r2")
+    times = Settings(monitor_seconds=1, hold_seconds=1)
+    record = Record("1", "c", "me", NOW.isoformat(), times, candidate, stable, (), phase=phase)
+    assert [copy.version for copy in copies_of(record)] == serving
+    assert copies_of(None) == ()
 
 
 def scaler(
