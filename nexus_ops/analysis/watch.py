@@ -17,7 +17,7 @@ def beside_history(samples: Sequence[Sample], past: Sequence[Sample], *, stable:
     """The watch's looks with the old colour's readings of the past beside them.
 
     The first look of the watch meets the first of the past, and each later one the past look that is as far from it in
-    time. After the end of the past there is nothing to compare with, and no more evidence either way.
+    time. After the end of the past its last look is repeated: nothing was served since, and so there is no more evidence.
     """
     if not samples or not past:
         return list(samples)
@@ -27,8 +27,7 @@ def beside_history(samples: Sequence[Sample], past: Sequence[Sample], *, stable:
     for sample in samples:
         while at + 1 < len(past) and past[at + 1].time - old_began <= sample.time - began:
             at += 1
-        over = sample.time - began > past[-1].time - old_began
-        joined.append(sample if over else _joined(sample, past[at], stable))
+        joined.append(_joined(sample, past[at], stable))
     return joined
 
 

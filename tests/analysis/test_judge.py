@@ -291,3 +291,9 @@ def test_what_happens_to_both_colours_is_no_evidence(change: Callable[[Platform]
 def test_without_any_component_in_both_colours_nothing_is_passed() -> None:
     found = judge(Plan(RULES, (), "green", "blue", 0.01), Platform().looks(3))
     assert found.verdict == "insufficient"
+
+
+@pytest.mark.parametrize(("ratio", "why"), [(0.0, "no error at all has no ratio"), (0.1, "both are above every floor")])
+def test_a_service_passes_by_its_ratio_or_by_the_floor(ratio: float, why: str) -> None:
+    platform = Platform(ratio=ratio, share=0.5)
+    assert judge(new_plan(), platform.looks(200)).verdict == "pass", why
