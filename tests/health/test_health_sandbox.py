@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 from deployed_platform import CLUSTER, VERSION, Deployed
 
-from nexus_ops.assets.health import What, check_name, health, health_checks, health_schedule
+from nexus_ops.assets.health import CHECKS, What, check_name, health, health_checks, health_schedule
 from nexus_ops.clusters.client import POD
 from nexus_ops.clusters.watch import watch
 from nexus_ops.definitions import defs
@@ -179,6 +179,18 @@ def test_one_run_reports_every_cluster_and_those_out_of_reach_too(
     young = checked(instance, "fresh", "production-us-east-1")
     assert young is not None
     assert young.passed
+
+
+def test_the_checks_are_younger_than_every_materialization_of_the_run(
+    deployed: Deployed, instance: dg.DagsterInstance
+) -> None:
+    """The UI shows them as not evaluated when they are not."""
+    assert defs.resolve_job_def("health_of_all_clusters").execute_in_process(instance=instance).success
+    last = instance.get_latest_materialization_event(HEALTH)
+    assert last is not None
+    history = instance.event_log_storage.get_asset_check_execution_history
+    for name in CHECKS:
+        assert history(dg.AssetCheckKey(HEALTH, name), limit=1)[0].create_timestamp > last.timestamp
 
 
 def test_a_failed_critical_probe_fails_the_check(deployed: Deployed, instance: dg.DagsterInstance) -> None:
