@@ -94,7 +94,7 @@ def look_at_all_clusters(
         context.log.info("%s is %s", snapshot.cluster, snapshot.state)
         metadata = _metadata(snapshot, save(store, snapshot))
         yield dg.AssetMaterialization(HEALTH, partition=snapshot.cluster, metadata=metadata)
-    # The UI shows a check as evaluated only when it is younger than every materialization.
+    # The UI shows a check as evaluated only when it is of the newest materialization.
     for name, (what, cluster) in CHECKS.items():
         if cluster in names:
             _report(context.instance, name, _evaluate(nexus, what, cluster))
@@ -175,8 +175,19 @@ def _evaluate(nexus: NexusResource, what: What, cluster: str) -> dict[str, Any]:
 
 def _report(instance: dg.DagsterInstance, name: str, found: dict[str, Any]) -> None:
     """Report a check that no check step of a run evaluates."""
+    from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+        AssetCheckEvaluationTargetMaterializationData as Target,
+    )
+
+    # Without its target the UI takes a check of the same second as older, and shows it as not evaluated.
+    newest = instance.fetch_materializations(HEALTH, limit=1).records
     evaluation = dg.AssetCheckEvaluation(
         asset_key=HEALTH,
+        target_materialization_data=Target(
+            storage_id=newest[0].storage_id, run_id=newest[0].run_id, timestamp=newest[0].timestamp
+        )
+        if newest
+        else None,
         check_name=name,
         passed=found["passed"],
         severity=found.get("severity", dg.AssetCheckSeverity.ERROR),
