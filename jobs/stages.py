@@ -42,7 +42,7 @@ def stage_op(stage: StageName) -> dg.OpDefinition:
         except LeaseHeld as error:
             context.log.info("%s", error)
             return
-        if result.record is not None:
+        if result.record is not None and not is_reported(context.instance, result.record):
             report(context, result.record, rollout.store.url)
         if result.state == "rolled-back":
             raise dg.Failure(f"Rolled back: {result.why}", allow_retries=False)
@@ -53,6 +53,16 @@ def stage_op(stage: StageName) -> dg.OpDefinition:
         yield dg.Output(cluster)
 
     return drive
+
+
+def is_reported(instance: dg.DagsterInstance, record: "Record") -> bool:
+    """Whether the asset `deployment` knows the end of this rollout."""
+    if not record.finished:
+        return False
+    wanted = dg.AssetRecordsFilter(asset_key=DEPLOYMENT, asset_partitions=[record.cluster])
+    found = instance.fetch_materializations(wanted, limit=1).records
+    told = found[0].asset_materialization if found else None
+    return told is not None and told.metadata["rollout"].value == record.id
 
 
 def report(context: dg.OpExecutionContext, record: "Record", store: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from nexus_ops.jobs.deploy import CLUSTER_TAG, resume_rollout
+from nexus_ops.jobs.stages import is_reported
 from nexus_ops.partitions import TOPOLOGY
 from nexus_ops.resources import NexusResource
 from nexus_ops.topology import Cluster
@@ -49,6 +50,8 @@ def rollout_sensor(cluster: Cluster) -> dg.SensorDefinition:
             ledger = read_ledger(rollout)
             lease = rollout.client.get(KIND, LEASE, cluster.ops_namespace)
             why = reason_to_go_on(rollout, ledger, now)
+            if ledger.record and ledger.record.finished and not is_reported(context.instance, ledger.record):
+                why = "its end has not been reported"  # the run that ended it was killed at its last word
         except OperationError as error:
             return dg.SkipReason(f"could not look: {error}")
         record = ledger.record

@@ -41,6 +41,7 @@ NOTICES: dict[Reason, str] = {
     "DrainLate": "old pods take too long to drain",
     "DrainEnded": "old pods have drained",
     "DrainKilled": "old pods were ended by force",
+    "WeightUnseen": "traffic does not follow",
 }
 
 
@@ -178,13 +179,13 @@ class Driver:
     def _tell(self, record: Record, decision: Decision) -> None:
         """Tell people, then write down that they were told: rather twice than never."""
         assert decision.reason is not None, "what is told has a reason"
-        (name,) = decision.targets
+        names = [draining_key(name, decision.colour or record.candidate.colour) for name in decision.targets]
         self.context.notify(f"{self.context.cluster.name}: {NOTICES[decision.reason]}", decision.why)
         event = Event(
             time=self.context.clock().isoformat(),
             reason=decision.reason,
             text=decision.why,
-            about=draining_key(name, decision.colour or record.candidate.colour),
+            about=", ".join(names),
             until=decision.until.isoformat() if decision.until else None,
         )
         self._write(lambda current: replace(current, events=(*current.events, event)))
@@ -210,7 +211,8 @@ class Driver:
         )
         shared = self.context.rendering(serving, "shared")
         self.router.set_weight(self.fenced, shared, record.candidate.colour, weight)
-        self._write(lambda current: replace(current, weight=weight, observed=None))
+        now = self.context.clock().isoformat()
+        self._write(lambda current: replace(current, weight=weight, weight_since=now, observed=None))
 
     def _observe_weight(self, record: Record, decision: Decision) -> Advance | None:
         if self._look_until(lambda: self.router.observed_weight(record.candidate.colour) == decision.weight, most=30.0):

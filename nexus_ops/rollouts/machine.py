@@ -135,7 +135,7 @@ def _switch(record: Record, works: Works, observed: Observed, now: datetime) -> 
     requests = {name: record.replicas[name] for name in _of(works, "request")}
     if not _all_ready(observed, new, requests):
         return _bring_up(observed, new, requests, "traffic only goes to a colour that is ready")
-    if decision := _to_weight(record, observed, 100):
+    if decision := _to_weight(record, observed, 100, now):
         return decision
     return (
         _shift_workers(record, works, observed, to=new, away=old)
@@ -205,7 +205,7 @@ def _back(record: Record, works: Works, observed: Observed, now: datetime) -> De
         if decision := _bring_up(observed, old, requests, why):
             return decision
     if record.applied:
-        if decision := _to_weight(record, observed, 0):
+        if decision := _to_weight(record, observed, 0, now):
             return decision
         moved = _shift_workers(record, works, observed, to=old, away=new) or _hand_over(
             record, works, observed, now, to=old, away=new
@@ -242,14 +242,25 @@ def _take_down(observed: Observed, colour: Colour, names: list[str], why: str) -
     return Decision("scale", why, colour=colour, targets=large) if large else None
 
 
-def _to_weight(record: Record, observed: Observed, weight: int) -> Decision | None:
-    """Request a weight, then see it."""
+def _to_weight(record: Record, observed: Observed, weight: int, now: datetime) -> Decision | None:
+    """Request a weight, then see it. Traffic that never follows ends a rollout; on the way back, people are told."""
     if record.weight != weight:
         return Decision("weight", f"the candidate's share of traffic becomes {weight} %", weight=weight)
-    if observed.weight != weight:
-        seen = "cannot be observed" if observed.weight is None else f"is still {observed.weight} %"
-        return Decision("observe-weight", f"{weight} % were requested, the share {seen}", weight=weight)
-    return None
+    if observed.weight == weight:
+        known = record.observed == weight
+        return None if known else Decision("observe-weight", f"{weight} % are seen", weight=weight)
+    share = "cannot be observed" if observed.weight is None else f"is still {observed.weight} %"
+    why = f"{weight} % were requested, the share {share}"
+    waited = (now - moment(record.weight_since)).total_seconds() if record.weight_since else 0
+    if record.observed != weight and waited > record.settings.observe_seconds:
+        if record.phase == "running":
+            return Decision("roll-back", f"traffic does not follow: {why} after {waited:.0f} s")
+        if not any(event.reason == "WeightUnseen" for event in record.events):
+            why = (
+                f"traffic does not go back: {why} after {waited:.0f} s. Look at the route's status and at the gateway."
+            )
+            return Decision("tell", why, reason="WeightUnseen")
+    return Decision("observe-weight", why, weight=weight)
 
 
 def _shift_workers(

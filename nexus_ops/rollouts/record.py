@@ -15,7 +15,7 @@ from nexus_ops.rollouts.strategy import Settings, StageName
 from nexus_ops.topology import Colour
 
 Phase = Literal["running", "rolling-back", "done", "rolled-back"]
-Reason = Literal["DrainLate", "DrainEnded", "DrainKilled", "RolledBack"]
+Reason = Literal["DrainLate", "DrainEnded", "DrainKilled", "WeightUnseen", "RolledBack"]
 """Why an event was told: the words by which alerts are grouped."""
 NAME = "rollout"
 
@@ -97,8 +97,10 @@ class Record:
     """Components whose candidate pods answered as they should."""
     weight: int = 0
     """The candidate's share of edge traffic that was last requested (percent)."""
+    weight_since: str | None = None
+    """When it was requested."""
     observed: int | None = None
-    """The share that was last observed."""
+    """That share, once it was observed; None until then."""
     needs_approval: str = ""
     """Why a person must approve before traffic moves; empty: nobody need."""
     monitor_until: str | None = None

@@ -69,28 +69,37 @@ def test_a_bad_candidate_fails_the_run_and_says_why(platform: Platform, instance
     assert platform.at_the_edge()[0] == "v1.0.0"
 
 
+def ask_sensor(instance: dg.DagsterInstance) -> list[dg.RunRequest]:
+    """The runs that the rollout sensor asks for now."""
+    sensor = next(sensor for sensor in SENSORS if sensor.name == "rollout_staging_us_west_2")
+    context = dg.build_sensor_context(instance=instance, resources={"nexus": NexusResource()})
+    return list(sensor.evaluate_tick(context).run_requests or [])
+
+
 def test_the_sensor_goes_on_with_a_rollout_that_nobody_drives(platform: Platform, instance: dg.DagsterInstance) -> None:
     platform.ensure("v1.0.0")
-    sensor = next(sensor for sensor in SENSORS if sensor.name == "rollout_staging_us_west_2")
-
-    def tick() -> list[dg.RunRequest]:
-        context = dg.build_sensor_context(instance=instance, resources={"nexus": NexusResource()})
-        return list(sensor.evaluate_tick(context).run_requests or [])
-
-    assert tick() == [], "nothing runs, nothing is due"
     platform.begin("v1.1.0", Settings(monitor_seconds=2, hold_seconds=1))
     context = platform.context()
     with acquire(context.client, context.cluster.ops_namespace, "rollout", "another", clock=lambda: datetime.now(UTC)):
-        assert tick() == [], "another driver is at work"
+        assert ask_sensor(instance) == [], "another driver is at work"
     begun = begin_run(instance, dg.DagsterRunStatus.STARTING)
-    assert tick() == [], "a run is on its way"
+    assert ask_sensor(instance) == [], "a run is on its way"
     instance.delete_run(begun.run_id)
-    (request,) = tick()
+    (request,) = ask_sensor(instance)
     assert request.tags["cluster"] == CLUSTER
     job = defs.resolve_job_def("resume_rollout")
     assert job.execute_in_process(run_config=request.run_config, instance=instance).success
     assert platform.at_the_edge()[0] == "v1.1.0"
-    assert tick() == []
+    assert ask_sensor(instance) == []
+
+    with dg.instance_for_test() as other:  # as when the run that ended it was killed at its last word
+        (unreported,) = ask_sensor(other)
+        assert job.execute_in_process(run_config=unreported.run_config, instance=other).success
+        wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey("deployment"), asset_partitions=[CLUSTER])
+        (told,) = other.fetch_materializations(wanted, limit=9).records
+        assert told.asset_materialization
+        assert told.asset_materialization.metadata["version"].value == "v1.1.0"
+        assert ask_sensor(other) == []
 
 
 def begin_run(instance: dg.DagsterInstance, status: dg.DagsterRunStatus, cluster: str = CLUSTER) -> dg.DagsterRun:
@@ -129,16 +138,10 @@ def test_a_candidate_that_fails_while_its_rollout_waits_goes_back_at_once(
     platform.begin("v1.1.0", Settings(monitor_seconds=900, hold_seconds=900))
     result = advance(platform.context(), patience=timedelta(seconds=30))
     assert (result.state, platform.record().phase) == ("waiting", "running")
-    sensor = next(sensor for sensor in SENSORS if sensor.name == "rollout_staging_us_west_2")
-
-    def requests() -> list[dg.RunRequest]:
-        context = dg.build_sensor_context(instance=instance, resources={"nexus": NexusResource()})
-        return list(sensor.evaluate_tick(context).run_requests or [])
-
-    assert requests() == []
+    assert ask_sensor(instance) == []
     platform.admin("PUT", "/behaviours/v1.1.0", {"pnl": -25000})
     try:
-        assert platform.eventually(lambda: bool(requests()))
+        assert platform.eventually(lambda: bool(ask_sensor(instance)))
         assert platform.finish().state == "rolled-back"
     finally:
         platform.admin("PUT", "/behaviours/v1.1.0", {"pnl": 1200})

@@ -107,10 +107,9 @@ class World:
         if decision.step == "wait-gone" and decision.colour:
             since = {draining_key(name, decision.colour): self.now.isoformat() for name in decision.targets}
             return replace(record, draining={**since, **record.draining})
-        if decision.step == "tell" and decision.reason and decision.colour:
-            (name,) = decision.targets
+        if decision.step == "tell" and decision.reason:
             until = decision.until.isoformat() if decision.until else None
-            about = draining_key(name, decision.colour)
+            about = ", ".join(draining_key(name, decision.colour or "green") for name in decision.targets)
             event = Event(self.now.isoformat(), decision.reason, decision.why, about, until)
             return replace(record, events=(*record.events, event))
         if decision.step == "apply":
@@ -118,7 +117,9 @@ class World:
         if decision.step == "smoke":
             return replace(record, verified=tuple({*record.verified, *decision.targets}))
         if decision.step == "weight":
-            return replace(record, weight=decision.weight or 0)
+            return replace(record, weight=decision.weight or 0, weight_since=self.now.isoformat(), observed=None)
+        if decision.step == "observe-weight" and self.visible and self.edge == decision.weight:
+            return replace(record, observed=decision.weight)
         if decision.step == "monitor" and decision.stage == "monitor-health":
             return replace(record, monitor_until=(self.now + timedelta(seconds=5)).isoformat())
         if decision.step == "monitor":
@@ -229,6 +230,46 @@ def test_a_weight_that_cannot_be_seen_moves_nothing_else() -> None:
     assert made.record.weight == 100
     assert running(made, "blue") == SIZES
     assert made.there.get(("engine", "green"), 0) == 0
+
+
+def test_traffic_that_never_follows_ends_the_rollout() -> None:
+    made = world()
+    made.visible = False
+    go_on(made, 30)
+    assert (made.record.phase, made.record.weight) == ("running", 100)
+    go_on(made, 61)
+    assert made.record.phase == "rolling-back"
+    assert made.record.reason == (
+        "traffic does not follow: 100 % were requested, the share cannot be observed after 61 s"
+    )
+
+
+def test_traffic_that_was_seen_may_be_lost_from_sight() -> None:
+    """One look that fails, long after the switch, is no reason to go back."""
+    made = world()
+    made.stuck = {("engine", "blue")}  # the switch takes long
+    go_on(made, 90)
+    assert made.record.observed == 100
+    made.visible = False
+    go_on(made, 5)
+    assert made.record.phase == "running"
+    made.visible, made.stuck = True, set()
+    run(made)
+    assert made.record.phase == "done"
+
+
+def test_traffic_that_does_not_go_back_is_told_once_and_waited_for() -> None:
+    made = world()
+    while made.record.observed != 100:
+        go_on(made, 1)
+    made.aborted = True
+    made.visible = False
+    go_on(made, 200)
+    assert [told.reason for told in made.told] == ["WeightUnseen"]
+    assert running(made, "green"), "what may still be asked stays"
+    made.visible = True
+    run(made)
+    assert (made.record.phase, running(made, "blue")) == ("rolled-back", SIZES)
 
 
 def go_on(made: World, seconds: int) -> World:
