@@ -18,7 +18,9 @@ from nexus_ops.rollouts.strategy import BLUE_GREEN
 from nexus_ops.topology import project_folder
 
 HEAVY = (
+    "arro3",
     "boto3",
+    "cryptography",
     "lightkube",
     "helm_python",
     "pandas",
