@@ -35,7 +35,7 @@ soak: setup ## the exhaustive tests: killed at every single request, and the lik
 
 test-cluster: setup ## the same tests against a real cluster: NEXUS_TEST_KUBECONFIG=~/.kube/config make test-cluster
 	@test -n "$$NEXUS_TEST_KUBECONFIG" || { echo "Set NEXUS_TEST_KUBECONFIG to the kubeconfig of a cluster that may be written to."; exit 2; }
-	@python -m pytest -m "not sandbox_only and not soak" tests/clusters tests/rollouts
+	@python -m pytest -m "not soak" --no-fold-skipped tests/clusters tests/rollouts
 
 lock: setup ## write requirements.lock anew from pyproject.toml
 	@uv pip compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url --all-extras --python-version 3.11 pyproject.toml -o requirements.lock

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.measure import median, say
+from benchmarks.measure import leave_out, median, say
 from nexus_ops.releases.build import build_release, read_chart
 from nexus_ops.releases.catalogue import FileCatalogue
 from nexus_ops.releases.diff import diff
@@ -75,7 +75,7 @@ def _render_beside(
         taken = median(lambda: subprocess.run(command, check=True, capture_output=True), 5)
         say(what, one, "s", "helm template", taken)
     else:
-        print(f"{'':34} {'':13}   helm template: helm is not on the PATH, not measured")
+        leave_out(f"{what}, beside `helm template`", "helm is not on the PATH")
 
 
 def _by_library(objects: list[Object]) -> float:

@@ -11,6 +11,8 @@ from nexus_ops.jobs.stages import drive_stages
 from nexus_ops.partitions import TOPOLOGY
 from nexus_ops.resources import NexusResource
 
+CLUSTER_TAG = "cluster"
+"""The tag of runs that drive a rollout of this cluster: the sensor starts none beside them."""
 CLUSTERS = ", ".join(cluster.name for cluster in TOPOLOGY.enabled_clusters)
 
 
@@ -58,9 +60,21 @@ def _actor(context: dg.OpExecutionContext) -> str:
     return context.run_tags.get("actor") or context.run_tags.get("dagster/sensor_name") or getpass.getuser()
 
 
-def control_job(description: str) -> Callable[[Callable[[], None]], dg.JobDefinition]:
-    """A job of the control plane: in one process, for a step in a new one costs many seconds."""
-    return dg.job(description=description, executor_def=dg.in_process_executor)
+def _drives(context: dg.OpExecutionContext, cluster: str) -> None:
+    """Mark the run as one that is about to drive a rollout, for the sensor and for those who look for it."""
+    context.instance.add_run_tags(context.run_id, {CLUSTER_TAG: cluster})
+
+
+def control_job(description: str, op: str, **fields: str | bool) -> Callable[[Callable[[], None]], dg.JobDefinition]:
+    """A job of the control plane: in one process, for a step in a new one costs many seconds.
+
+    `fields` of the first op are what the Launchpad opens with: what is empty is to be filled in, and refused if it is not.
+    """
+    return dg.job(
+        description=description,
+        executor_def=dg.in_process_executor,
+        config={"ops": {op: {"config": fields}}},
+    )
 
 
 @dg.op(
@@ -91,6 +105,7 @@ def plan(context: dg.OpExecutionContext, config: DeployConfig, nexus: NexusResou
     if planned.unchanged:
         context.log.info("%s serves already, the same release: nothing to do.", config.version)
         return
+    _drives(context, config.cluster)
     start(rollout, planned, _actor(context))
     yield dg.Output(config.cluster)
 
@@ -106,6 +121,7 @@ def plan_back(context: dg.OpExecutionContext, config: RollbackConfig, nexus: Nex
 
     rollout = nexus.rollouts(config.cluster, report=context.log.info)
     planned = plan_rollback(rollout)
+    _drives(context, config.cluster)
     if planned is None:
         request_abort(rollout, _actor(context), config.reason)
         context.log.info("The rollout is aborted: traffic goes back now.")
@@ -120,6 +136,7 @@ def request(context: dg.OpExecutionContext, config: AbortConfig, nexus: NexusRes
     """Needs no lease: the driver that runs, or the next one, sees it before it does anything else."""
     from nexus_ops.rollouts.operations import request_abort
 
+    _drives(context, config.cluster)
     record = request_abort(nexus.rollouts(config.cluster), _actor(context), config.reason)
     context.log.info("%s will be rolled back: %s", record.candidate.version, config.reason)
     return config.cluster
@@ -130,18 +147,25 @@ def grant(context: dg.OpExecutionContext, config: ApproveConfig, nexus: NexusRes
     """The sensor goes on with the rollout."""
     from nexus_ops.rollouts.operations import approve as approve_rollout
 
+    _drives(context, config.cluster)
     record = approve_rollout(nexus.rollouts(config.cluster), _actor(context))
     context.log.info("%s may go on.", record.candidate.version)
     return config.cluster
 
 
 @dg.op(name="find", description="Name the cluster whose rollout goes on.")
-def find(config: ResumeConfig) -> str:
+def find(context: dg.OpExecutionContext, config: ResumeConfig) -> str:
+    """The sensor's runs have the tag already; those that a person launches have not."""
+    _drives(context, config.cluster)
     return config.cluster
 
 
 @control_job(
     "Deploy a release to a cluster, blue-green. Begins with a dry run: it shows the plan and changes nothing.",
+    "plan",
+    cluster="",
+    version="",
+    dry_run=True,
 )
 def deploy() -> None:
     drive_stages(plan())
@@ -149,22 +173,27 @@ def deploy() -> None:
 
 @control_job(
     "Go back to what served before: at once within the hold, else by deploying the previous release.",
+    "plan_back",
+    cluster="",
+    reason="by hand",
 )
 def rollback() -> None:
     drive_stages(plan_back())
 
 
-@control_job("Stop the running rollout of a cluster and go back. Always wins.")
+@control_job(
+    "Stop the running rollout of a cluster and go back. Always wins.", "request_abort", cluster="", reason="by hand"
+)
 def abort() -> None:
     drive_stages(request())
 
 
-@control_job("Let a rollout go on that waits for a person's approval.")
+@control_job("Let a rollout go on that waits for a person's approval.", "grant_approval", cluster="")
 def approve() -> None:
     drive_stages(grant())
 
 
-@control_job("Go on with a rollout that waited or whose run died. Launched by the rollout sensor.")
+@control_job("Go on with a rollout that waited or whose run died. Launched by the rollout sensor.", "find", cluster="")
 def resume_rollout() -> None:
     drive_stages(find())
 

@@ -42,8 +42,8 @@ def stage_op(stage: StageName) -> dg.OpDefinition:
         except LeaseHeld as error:
             context.log.info("%s", error)
             return
-        if result.record is not None:
-            report(context, result.record)
+        if result.record is not None and not is_reported(context.instance, result.record):
+            report(context, result.record, rollout.store.url)
         if result.state == "rolled-back":
             raise dg.Failure(f"Rolled back: {result.why}", allow_retries=False)
         if result.state == "waiting":
@@ -55,13 +55,24 @@ def stage_op(stage: StageName) -> dg.OpDefinition:
     return drive
 
 
-def report(context: dg.OpExecutionContext, record: "Record") -> None:
+def is_reported(instance: dg.DagsterInstance, record: "Record") -> bool:
+    """Whether the asset `deployment` knows the end of this rollout."""
+    if not record.finished:
+        return False
+    wanted = dg.AssetRecordsFilter(asset_key=DEPLOYMENT, asset_partitions=[record.cluster])
+    found = instance.fetch_materializations(wanted, limit=1).records
+    told = found[0].asset_materialization if found else None
+    return told is not None and told.metadata["rollout"].value == record.id
+
+
+def report(context: dg.OpExecutionContext, record: "Record", store: str) -> None:
     """Tell the asset `deployment` where the rollout stands: an observation, and at its end a materialization."""
     from nexus_ops.rollouts.result import result_of
 
     result = result_of(record)
     metadata = {
-        "summary": dg.MetadataValue.md(result.summary()),
+        "summary": result.summary(),
+        "reason": result.reason or "-",
         "version": result.version,
         "from": result.before,
         "colour": result.colour,
@@ -77,7 +88,11 @@ def report(context: dg.OpExecutionContext, record: "Record") -> None:
         "release": result.release,
         "rollout": result.rollout,
         "actor": result.actor,
-        "plan": f"plans/{result.plan}",
+        "plan": f"{store}/plans/{result.plan}",
+        "evidence": dg.MetadataValue.md(
+            "\n".join(f"- {verdict}: {store}/{key}" for verdict, key in result.evidence.items()) or "-"
+        ),
+        "events": dg.MetadataValue.md("\n".join(f"- {event}" for event in result.events) or "-"),
         "what_next": result.what_next(),
     }
     if record.finished:

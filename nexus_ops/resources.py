@@ -98,3 +98,9 @@ class NexusResource(dg.ConfigurableResource[None]):
             notify=self.notifier().send,
             report=report,
         )
+
+
+@dg.resource(description="Topology, object store, releases and clusters; where they are: docs/configuration.md.")
+def nexus_resource(_: dg.InitResourceContext) -> NexusResource:
+    """The resource as it is registered: places come from the environment, so a Launchpad has nothing to fill in."""
+    return NexusResource()

@@ -4,16 +4,23 @@ import json
 import subprocess
 import sys
 import tomllib
+from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
+from dagster._core.snap import JobSnap
+from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
 
 from nexus_ops.definitions import defs
+from nexus_ops.jobs.deploy import AbortConfig, ApproveConfig, DeployConfig, RollbackConfig
 from nexus_ops.rollouts.strategy import BLUE_GREEN
 from nexus_ops.topology import project_folder
 
 HEAVY = (
+    "arro3",
     "boto3",
+    "cryptography",
     "lightkube",
     "helm_python",
     "pandas",
@@ -59,9 +66,30 @@ def test_materialising_everything_cannot_deploy() -> None:
 
 
 def test_a_deploy_is_a_dry_run_unless_told_otherwise() -> None:
-    from nexus_ops.jobs.deploy import DeployConfig
-
     assert DeployConfig(cluster="c", version="v").dry_run
+
+
+@pytest.mark.parametrize(
+    ("job", "op", "fields"),
+    [
+        ("deploy", "plan", {"cluster": "", "version": "", "dry_run": True}),
+        ("rollback", "plan_back", {"cluster": "", "reason": "by hand"}),
+        ("abort", "request_abort", {"cluster": "", "reason": "by hand"}),
+        ("approve", "grant_approval", {"cluster": ""}),
+    ],
+)
+def test_the_launchpad_opens_with_what_is_to_be_filled_in_and_nothing_else(
+    job: str, op: str, fields: dict[str, object]
+) -> None:
+    """It opened with paths of files and an object store, all empty."""
+    definition = defs.resolve_job_def(job)
+    snapshot = JobSnap.from_job_def(definition)
+    root = snapshot.config_schema_snapshot.get_config_snap(str(snapshot.mode_def_snaps[0].root_config_key))
+    opened = yaml.safe_load(default_values_yaml_from_type_snap(snapshot.config_schema_snapshot, root))
+    assert opened == {"ops": {op: {"config": fields}}}
+    config: dict[str, Any] = {"deploy": DeployConfig, "rollback": RollbackConfig, "abort": AbortConfig}
+    described = config.get(job, ApproveConfig).model_fields.values()
+    assert all(field.description for field in described)
 
 
 def test_every_package_of_the_tree_is_installed() -> None:

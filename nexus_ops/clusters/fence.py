@@ -78,39 +78,40 @@ class Fenced:
         not asked for, and a creation that comes too late conflicts with what a later driver has made.
         """
         meta = obj["metadata"]
-        new = self.client.get(DEPLOYMENT, meta["name"], meta.get("namespace")) is None
-        if new:
-            self.lease.check()
-            whole = copy.deepcopy(release_part(obj))
-            whole["spec"]["replicas"] = replicas
-            whole["metadata"].setdefault("annotations", {})[FENCE] = str(self.token)
+        name, namespace = meta["name"], meta["namespace"]
+        live = self.client.get(DEPLOYMENT, name, namespace)
+        new = live is None
+        if live is None:
             try:
-                self.client.apply(whole, manager=f"{CREATION}{self.token}")
+                self.lease.check()
+                self.client.apply(self._whole(obj, replicas), manager=f"{CREATION}{self.token}")
             except FieldConflict:
                 new = False  # made by somebody else meanwhile: the lease, the fence and the owner tell what it is
+        elif _managers(live) & {RELEASE}:
+            self._finish_making(live)
+        else:  # its creator was killed at once: what it alone owns of another version must not stay
+            for creator in _creators(live):
+                self._rewrite(
+                    DEPLOYMENT, name, namespace, creator, lambda now: self._whole(obj, now["spec"]["replicas"])
+                )
         applied, changed = self.apply_release(obj, admit=admit)
-        if creators := _creators(applied):
-            replicas = applied["spec"]["replicas"]
-            self._set(DEPLOYMENT, meta["name"], meta["namespace"], {"spec": {"replicas": replicas}}, always=True)
-            for creator in creators:
-                applied = self._give_up(DEPLOYMENT, meta["name"], meta["namespace"], creator)
-        return applied, changed or new
+        return self._finish_making(applied), changed or new
 
-    def _give_up(self, kind: Kind, name: str, namespace: str, manager: str) -> Object:
-        """Apply nothing under a name: what it owned alone goes, what others own, too, is theirs."""
-        for _ in self._tries():
-            live = self.client.get(kind, name, namespace)
-            if live is None:
-                raise Conflict(f"{kind.kind} {name} is gone.", target=self.client.name)
-            self._check(live)
-            self.lease.check()
-            meta = {"name": name, "namespace": namespace, "resourceVersion": live["metadata"]["resourceVersion"]}
-            try:
-                bare = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": meta}
-                return self.client.apply(bare, manager=manager)
-            except Conflict:
-                continue
-        raise Conflict(f"{kind.kind} {name} changes faster than it can be written.", target=self.client.name)
+    def _finish_making(self, live: Object) -> Object:
+        """The replicas become the rollout's, and the creators give up: what others own, too, is theirs."""
+        name, namespace = live["metadata"]["name"], live["metadata"]["namespace"]
+        if creators := _creators(live):
+            self._set(DEPLOYMENT, name, namespace, {"spec": {"replicas": live["spec"]["replicas"]}}, always=True)
+            for creator in creators:
+                live = self._rewrite(DEPLOYMENT, name, namespace, creator, lambda _: {"metadata": {}})
+        return live
+
+    def _whole(self, obj: Object, replicas: int) -> Object:
+        """A Deployment as it is created: the release's part, the replicas and the fence."""
+        whole = copy.deepcopy(release_part(obj))
+        whole["spec"]["replicas"] = replicas
+        whole["metadata"].setdefault("annotations", {})[FENCE] = str(self.token)
+        return whole
 
     def scale(self, name: str, namespace: str, replicas: int) -> Object:
         """Set a Deployment's replicas."""
@@ -187,23 +188,32 @@ class Fenced:
 
     def _set(self, kind: Kind, name: str, namespace: str, fields: Any, *, always: bool = False) -> Object:
         """Apply a few fields of an existing object, against the version that was read; `always`: even if it has them."""
+
+        def body(live: Object) -> Object | None:
+            wanted = cast(Object, fields(live) if callable(fields) else fields)
+            same = fence_of(live) == self.token and all(live["spec"].get(k) == v for k, v in wanted["spec"].items())
+            return None if same and not always else {"metadata": {"annotations": {FENCE: str(self.token)}}, **wanted}
+
+        return self._rewrite(kind, name, namespace, ROLLOUT, body)
+
+    def _rewrite(
+        self, kind: Kind, name: str, namespace: str, manager: str, body: Callable[[Object], Object | None]
+    ) -> Object:
+        """Apply `body(live)` to an existing object under a manager's name, against the version that was read."""
         for _ in self._tries():
             live = self.client.get(kind, name, namespace)
             if live is None:
                 raise Conflict(f"{kind.kind} {name} is gone.", target=self.client.name)
             self._check(live)
-            wanted = cast(Object, fields(live) if callable(fields) else fields)
-            same = fence_of(live) == self.token and all(live["spec"].get(k) == v for k, v in wanted["spec"].items())
-            if same and not always:
+            wanted = body(live)
+            if wanted is None:
                 return live
-            meta = {
-                "name": name, "namespace": namespace, "resourceVersion": live["metadata"]["resourceVersion"],
-                "annotations": {FENCE: str(self.token)},
-            }  # fmt: skip
+            version = live["metadata"]["resourceVersion"]
+            meta = {**wanted["metadata"], "name": name, "namespace": namespace, "resourceVersion": version}
             self.lease.check()
             try:
-                body = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": meta, **wanted}
-                return self.client.apply(body, manager=ROLLOUT, force=True)
+                whole = {**wanted, "apiVersion": kind.api_version, "kind": kind.kind, "metadata": meta}
+                return self.client.apply(whole, manager=manager, force=True)
             except Conflict:
                 continue
         raise Conflict(f"{kind.kind} {name} changes faster than it can be written.", target=self.client.name)
@@ -234,10 +244,13 @@ def release_part(obj: Object) -> Object:
     return {**obj, "spec": {key: value for key, value in obj["spec"].items() if key != owned}}
 
 
+def _managers(obj: Object) -> set[str]:
+    return {entry["manager"] for entry in obj["metadata"].get("managedFields") or ()}
+
+
 def _creators(obj: Object) -> list[str]:
     """The managers under whose names an object was created and that have not given it up yet."""
-    entries = obj["metadata"].get("managedFields") or ()
-    return sorted({entry["manager"] for entry in entries if entry["manager"].startswith(CREATION)})
+    return sorted(manager for manager in _managers(obj) if manager.startswith(CREATION))
 
 
 def is_routed(obj: Object) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from nexus_ops.clusters.client import ClusterClient
@@ -13,6 +13,10 @@ from nexus_ops.releases.store import ReleaseStore
 from nexus_ops.rollouts.machine import Works
 from nexus_ops.storage import ObjectStore
 from nexus_ops.topology import Cluster, Topology
+
+KEPT = 24
+_RENDERINGS: dict[tuple[str, str, str, Part], Rendering] = {}
+"""Renderings of this process. A release never changes, and each stage of a run has a context of its own."""
 
 
 def utc_now() -> datetime:
@@ -31,7 +35,6 @@ class RolloutContext:
     notify: Callable[[str, str], object] = lambda title, body: None
     report: Callable[[str], None] = lambda text: None
     clock: Callable[[], datetime] = utc_now
-    _renderings: dict[tuple[str, Part], Rendering] = field(default_factory=dict)
 
     @property
     def host(self) -> str:
@@ -43,10 +46,12 @@ class RolloutContext:
 
     def rendering(self, digest: str, part: Part) -> Rendering:
         """A part of a release on this cluster, rendered from the release's own chart."""
-        key = (digest, part)
-        if key not in self._renderings:
-            self._renderings[key] = self.releases.render(self.release(digest), self.cluster, part)
-        return self._renderings[key]
+        key = (self.store.url, digest, self.cluster.name, part)
+        if key not in _RENDERINGS:
+            while len(_RENDERINGS) >= KEPT:
+                _RENDERINGS.pop(next(iter(_RENDERINGS)), None)
+            _RENDERINGS[key] = self.releases.render(self.release(digest), self.cluster, part)
+        return _RENDERINGS[key]
 
     def works(self, release: str) -> Works:
         """The kind of work of each component of a release."""

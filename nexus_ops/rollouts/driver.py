@@ -13,20 +13,20 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal
 
-from nexus_ops.clusters.apply import apply_rendering
-from nexus_ops.clusters.applyset import ApplySet
 from nexus_ops.clusters.errors import NotReady
 from nexus_ops.clusters.fence import Fenced
 from nexus_ops.clusters.lease import acquire
 from nexus_ops.clusters.readiness import wait_ready
-from nexus_ops.errors import PermanentError
+from nexus_ops.errors import OperationError, PermanentError
+from nexus_ops.rollouts.applying import apply_candidate, at_once, drain_seconds_of, free_floors, pin_floors, sizes_of
 from nexus_ops.rollouts.context import RolloutContext
-from nexus_ops.rollouts.machine import Decision, decide
-from nexus_ops.rollouts.monitor import platform_values
+from nexus_ops.rollouts.evidence import keep_evidence
+from nexus_ops.rollouts.machine import Decision, Pods, decide
+from nexus_ops.rollouts.monitor import Health, guardrails_of, platform_values
 from nexus_ops.rollouts.observe import observe, observe_pods
 from nexus_ops.rollouts.plan import read_ledger
 from nexus_ops.rollouts.prerequisites import check_prerequisites
-from nexus_ops.rollouts.record import NAME, Ledger, Record
+from nexus_ops.rollouts.record import NAME, Event, Reason, Record, draining_key
 from nexus_ops.rollouts.routers import TrafficRouter, router_of
 from nexus_ops.rollouts.smoke import ask, extra_requests
 from nexus_ops.rollouts.strategy import BLUE_GREEN, StageName
@@ -35,6 +35,14 @@ from nexus_ops.topology import project_folder
 LEASE = "rollout"
 LOOK_AGAIN = 0.3
 """Seconds between looks at what is expected in a moment (a route, pods that leave)."""
+LOOK_UP = 3.0
+"""Seconds after which a long wait is decided anew: an abort may have come, a deadline may have passed."""
+NOTICES: dict[Reason, str] = {
+    "DrainLate": "old pods take too long to drain",
+    "DrainEnded": "old pods have drained",
+    "DrainKilled": "old pods were ended by force",
+    "WeightUnseen": "traffic does not follow",
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,8 @@ class Driver:
         self.router = router
         self.patience = patience
         self.deadline = context.clock() + patience
+        self._verdict: tuple[StageName, Health] | None = None
+        """A verdict whose evidence is still to be stored, and of which stage."""
 
     def run(self, until_stage: StageName | None) -> Advance:
         """Advance until a stage is over, or as far as can be gone without waiting long."""
@@ -77,11 +87,13 @@ class Driver:
             if until_stage not in (None, BLUE_GREEN[-1]) and record.phase == "running" and record.ended(until_stage):
                 return Advance("stage-done", record, f"{until_stage} is done")
             works = self.context.works(record.candidate.release)
-            decision = decide(ledger, works, observe(self.context, record, self.router), self.context.clock())
-            if waiting := self._act(ledger, record, decision):
+            observed, health = observe(self.context, record, self.router)
+            decision = decide(ledger, works, observed, self.context.clock())
+            record = self._keep_evidence(record, decision, health)
+            if waiting := self._act(record, decision):
                 return waiting
 
-    def _act(self, ledger: Ledger, record: Record, decision: Decision) -> Advance | None:
+    def _act(self, record: Record, decision: Decision) -> Advance | None:
         """Carry one decision out; an answer when the driver has to stop here."""
         if decision.why != record.said:
             self.context.report(f"[{record.stage.name if record.stage else record.phase}] {decision.why}")
@@ -103,98 +115,80 @@ class Driver:
         context = self.context
         checks = check_prerequisites(context, context.release(record.candidate.release))
         for check in checks:
-            context.report(f"  {'ok  ' if not check.problem else 'FAIL'} {check.name} {check.problem}".rstrip())
+            context.report(
+                f"  {'ok  ' if not check.problem else 'FAIL'} {check.name} {check.problem or check.note}".rstrip()
+            )
         if problems := [check.problem for check in checks if check.problem]:
             raise Failed(f"prerequisites are missing: {' '.join(problems)}", target=context.cluster.name)
-        sizes = self._sizes(record)
-        baseline = platform_values(context)
-        self._write(lambda current: replace(current, replicas=sizes, baseline=baseline))
-
-    def _sizes(self, record: Record) -> dict[str, int]:
-        """Pods of each component: as many as the stable colour is seen to have, at least what is declared."""
-        components = self.context.release(record.candidate.release).components
-        pods = observe_pods(self.context)
-        seen = {
-            name: pods[name, record.stable.colour].wanted
-            if record.stable and (name, record.stable.colour) in pods
-            else 0
-            for name in components
-        }
-        return {name: max(seen[name], int(component["replicas"])) for name, component in components.items()}
+        sizes, drains = sizes_of(context, record), drain_seconds_of(context, record)
+        rules = guardrails_of(context.rendering(record.candidate.release, "shared"))
+        baseline = platform_values(context, rules)
+        self._write(
+            lambda current: replace(current, replicas=sizes, drain_seconds=drains, guardrails=rules, baseline=baseline)
+        )
 
     def _apply(self, record: Record, decision: Decision) -> None:
         del decision
-        context, cluster = self.context, self.context.cluster
-        shared = context.rendering(record.candidate.release, "shared")
-        own = context.rendering(record.candidate.release, record.candidate.colour)
-        works = context.works(record.candidate.release)
-        first = {
-            f"{name}-{record.candidate.colour}": number if works[name] == "request" else 0
-            for name, number in record.replicas.items()
-        }
-        for part, rendering, replicas in (("shared", shared, {}), (record.candidate.colour, own, first)):
-            applyset = ApplySet(f"applyset-{part}", cluster.ops_namespace)
-            result = apply_rendering(self.fenced, rendering.objects, applyset, replicas=replicas)
-            context.report(
-                f"  {part}: {len(result.changed)} changed, {len(result.unchanged)} as they were, {len(result.pruned)} pruned"
-            )
-            for name in result.kept_back:
-                context.report(f"  {part}: {name} left the release but holds data: not deleted")
+        apply_candidate(self.context, self.fenced, record)
+        shared = self.context.rendering(record.candidate.release, "shared")
         self.router.set_weight(self.fenced, shared, record.candidate.colour, record.weight)
-        self._pin_floors(record)
+        pin_floors(self.context, self.fenced, record)
         self._write(lambda current: replace(current, applied=True))
-
-    def _pin_floors(self, record: Record) -> None:
-        """While the rollout lasts, no autoscaler takes away what it counts on."""
-        for copy in (record.candidate, *((record.stable,) if record.stable else ())):
-            for name, number in record.replicas.items():
-                self.fenced.pin_floor(f"{name}-{copy.colour}", self.context.cluster.namespace, number)
-
-    def _free_floors(self, record: Record) -> None:
-        """The autoscalers' own lower bounds again, as the releases say."""
-        for copy in (record.candidate, *((record.stable,) if record.stable else ())):
-            if not record.applied and copy is record.candidate:
-                continue
-            for scaler in self.context.rendering(copy.release, copy.colour).of_kind("HorizontalPodAutoscaler"):
-                name = scaler["metadata"]["name"]
-                self.fenced.pin_floor(name, self.context.cluster.namespace, scaler["spec"]["minReplicas"])
 
     def _scale(self, record: Record, decision: Decision) -> None:
         del record
         for name, number in decision.targets.items():
             self.context.report(f"  {name} ({decision.colour}): {number} pods")
-            self.fenced.scale(f"{name}-{decision.colour}", self.context.cluster.namespace, number)
+        space = self.context.cluster.namespace
+        at_once(
+            lambda name: self.fenced.scale(f"{name}-{decision.colour}", space, decision.targets[name]), decision.targets
+        )
 
     def _wait_ready(self, record: Record, decision: Decision) -> Advance | None:
         namespace = self.context.cluster.namespace
         wanted = {f"{name}-{decision.colour}": number for name, number in decision.targets.items()}
-        late = wait_ready(self.context.client, namespace, wanted, seconds=self._left())
+        late = wait_ready(self.context.client, namespace, wanted, seconds=min(self._left(), LOOK_UP))
         if not late:
             return None
         stage = record.stage
         began = datetime.fromisoformat(stage.started) if stage and stage.started else self.context.clock()
         if (self.context.clock() - began).total_seconds() > record.settings.ready_seconds and record.phase == "running":
             raise Failed(f"not ready after {record.settings.ready_seconds} s: {late}", target=self.context.cluster.name)
+        if self._left() > 0:
+            return None
         return Advance("waiting", record, "; ".join(f"{name}: {why}" for name, why in late.items()))
 
     def _wait_gone(self, record: Record, decision: Decision) -> Advance | None:
-        """Wait for exclusive work to drain. Too long is told, and goes on waiting: it is never forced."""
+        """Wait for pods that drain. How long they take is decided; here they are only looked at, never forced."""
         colour = decision.colour or record.candidate.colour
+        new = {draining_key(name, colour) for name in decision.targets} - set(record.draining)
+        if new:
+            since = dict.fromkeys(sorted(new), self.context.clock().isoformat())
+            self._write(lambda current: replace(current, draining={**since, **current.draining}))
+            return None
 
         def gone() -> bool:
             pods = observe_pods(self.context)
-            return not any(
-                name in decision.targets and own == colour and seen.there for (name, own), seen in pods.items()
-            )
+            return not any(pods.get((name, colour), Pods()).there for name in decision.targets)
 
-        if self._look_until(gone):
+        until = (decision.until - self.context.clock()).total_seconds() if decision.until else LOOK_UP
+        if self._look_until(gone, most=max(0.0, min(until, LOOK_UP))) or self._left() > 0:
             return None
-        self.context.notify(
-            f"{self.context.cluster.name}: exclusive work still drains",
-            f"{', '.join(decision.targets)} in {colour} have not finished yet. The rollout holds; it never forces them. "
-            "Look at their pods; abort to send traffic back.",
+        return Advance("waiting", record, decision.why, decision.until)
+
+    def _tell(self, record: Record, decision: Decision) -> None:
+        """Tell people, then write down that they were told: rather twice than never."""
+        assert decision.reason is not None, "what is told has a reason"
+        names = [draining_key(name, decision.colour or record.candidate.colour) for name in decision.targets]
+        self.context.notify(f"{self.context.cluster.name}: {NOTICES[decision.reason]}", decision.why)
+        event = Event(
+            time=self.context.clock().isoformat(),
+            reason=decision.reason,
+            text=decision.why,
+            about=", ".join(names),
+            until=decision.until.isoformat() if decision.until else None,
         )
-        return Advance("waiting", record, decision.why)
+        self._write(lambda current: replace(current, events=(*current.events, event)))
 
     def _smoke(self, record: Record, decision: Decision) -> None:
         components = list(decision.targets)
@@ -217,7 +211,8 @@ class Driver:
         )
         shared = self.context.rendering(serving, "shared")
         self.router.set_weight(self.fenced, shared, record.candidate.colour, weight)
-        self._write(lambda current: replace(current, weight=weight, observed=None))
+        now = self.context.clock().isoformat()
+        self._write(lambda current: replace(current, weight=weight, weight_since=now, observed=None))
 
     def _observe_weight(self, record: Record, decision: Decision) -> Advance | None:
         if self._look_until(lambda: self.router.observed_weight(record.candidate.colour) == decision.weight, most=30.0):
@@ -249,21 +244,22 @@ class Driver:
 
     def _roll_back(self, record: Record, decision: Decision) -> None:
         self.context.report(f"ROLLING BACK: {decision.why}")
-        self._write(lambda current: replace(current, phase="rolling-back", reason=decision.why))
+        event = Event(self.context.clock().isoformat(), "RolledBack", decision.why)
+        self._write(
+            lambda current: replace(current, phase="rolling-back", reason=decision.why, events=(*current.events, event))
+        )
         self.context.notify(
             f"{self.context.cluster.name}: {record.candidate.version} is rolled back",
             f"{decision.why}. {'Traffic returns to ' + record.stable.version if record.stable else 'Nothing served before'}.",
         )
 
     def _complete(self, record: Record, decision: Decision) -> None:
-        self._free_floors(record)
-        self._write(lambda current: replace(current, phase="done", said=decision.why))
-        self._archive()
+        free_floors(self.context, self.fenced, record)
+        self._close(replace(record, phase="done", said=decision.why))
 
     def _rolled_back(self, record: Record, decision: Decision) -> None:
-        self._free_floors(record)
-        self._write(lambda current: replace(current, phase="rolled-back", said=decision.why))
-        self._archive()
+        free_floors(self.context, self.fenced, record)
+        self._close(replace(record, phase="rolled-back", said=decision.why))
 
     _STEPS: ClassVar[dict[str, Callable[[Any, Record, Decision], Advance | None]]] = {
         "validate": _validate,
@@ -271,6 +267,7 @@ class Driver:
         "scale": _scale,
         "wait-ready": _wait_ready,
         "wait-gone": _wait_gone,
+        "tell": _tell,
         "smoke": _smoke,
         "weight": _weight,
         "observe-weight": _observe_weight,
@@ -303,8 +300,26 @@ class Driver:
         while not seen():
             if time.monotonic() >= end:
                 return False
-            time.sleep(LOOK_AGAIN)
+            time.sleep(max(0.0, min(LOOK_AGAIN, end - time.monotonic())))
         return True
+
+    def _keep_evidence(self, record: Record, decision: Decision, health: Health | None) -> Record:
+        """Store what a verdict stands on: before a stage ends by it; after traffic has been cut because of it."""
+        stage = record.stage
+        if stage and health and decision.step in ("end-stage", "complete", "roll-back"):
+            self._verdict = stage.name, health
+        if self._verdict is None or decision.step in ("roll-back", "scale", "wait-ready", "weight"):
+            return record
+        (name, judged), self._verdict = self._verdict, None
+        try:
+            kept = keep_evidence(self.context, record, name, judged)
+        except OperationError as error:
+            if record.phase != "rolling-back":
+                raise
+            self.context.report(f"  the evidence could not be stored: {error}")  # the way back does not wait for it
+            return record
+        self.context.report(f"  {judged.verdict}: {judged.reason} (evidence {kept.digest[:12]})")
+        return self._write(lambda current: replace(current, evidence=(*current.evidence, kept)))
 
     def _write(self, change: Callable[[Record], Record]) -> Record:
         """Compare-and-swap of the record."""
@@ -332,10 +347,10 @@ class Driver:
             shared = self.context.rendering(serving, "shared")
             self.router.set_weight(self.fenced, shared, record.candidate.colour, record.weight)
 
-    def _archive(self) -> None:
-        record = read_ledger(self.context).record
-        if record is not None:
-            self.context.store.put(f"rollouts/{record.cluster}/{record.id}.json", record.to_json().encode())
+    def _close(self, closed: Record) -> None:
+        """End the rollout. Its copy is kept first: once the record says that it is over, no driver comes back to it."""
+        self.context.store.put(f"rollouts/{closed.cluster}/{closed.id}.json", closed.to_json().encode())
+        self._write(lambda current: replace(current, phase=closed.phase, said=closed.said))
 
 
 def advance(

@@ -5,16 +5,19 @@ anywhere, and one that starts anew, come to the same next step. Order is what ma
 
 - forward: candidate ready, asked, then edge traffic, then workers, then exclusive work (old gone before new starts);
 - back: the stable copy ready, then edge traffic at once, then workers, then exclusive work, and last the candidate.
+
+What leaves is waited for until it is gone. Pods that take longer to drain than their component may are told to people,
+once, and waited for further: the rollout holds, it never forces them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
-from nexus_ops.rollouts.record import Ledger, Record, moment
+from nexus_ops.rollouts.record import Ledger, Reason, Record, draining_key, moment
 from nexus_ops.rollouts.strategy import StageName
 from nexus_ops.topology import Colour, Work
 
@@ -28,6 +31,8 @@ class Pods:
     wanted: int = 0
     ready: int = 0
     there: int = 0
+    killed_at: datetime | None = None
+    """When Kubernetes ends the last of those that leave by force (their grace is over then)."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Decision:
     """The next step, and why. `targets` are pods by component, of `colour`."""
 
     step: Literal[
-        "validate", "apply", "scale", "wait-ready", "wait-gone", "smoke", "weight", "observe-weight", "monitor",
+        "validate", "apply", "scale", "wait-ready", "wait-gone", "tell", "smoke", "weight", "observe-weight", "monitor",
         "end-stage", "wait", "approve", "roll-back", "complete", "rolled-back", "nothing",
     ]  # fmt: skip
     why: str
@@ -59,6 +64,8 @@ class Decision:
     targets: Mapping[str, int] = field(default_factory=dict)
     weight: int | None = None
     until: datetime | None = None
+    reason: Reason | None = None
+    """Of the event that is told."""
 
 
 Works = Mapping[str, Work]
@@ -73,7 +80,7 @@ def decide(ledger: Ledger, works: Works, observed: Observed, now: datetime) -> D
     if record.finished:
         return Decision("nothing", f"the rollout is over: {record.phase}")
     if record.phase == "rolling-back":
-        return _back(record, works, observed)
+        return _back(record, works, observed, now)
     if ledger.abort is not None:
         return Decision("roll-back", f"{ledger.abort.actor} aborted it: {ledger.abort.reason}")
     stage = record.stage
@@ -123,17 +130,16 @@ def _smoke(record: Record, works: Works, observed: Observed, now: datetime) -> D
 
 
 def _switch(record: Record, works: Works, observed: Observed, now: datetime) -> Decision | None:
-    del now
     new = record.candidate.colour
     old = record.stable.colour if record.stable else None
     requests = {name: record.replicas[name] for name in _of(works, "request")}
     if not _all_ready(observed, new, requests):
         return _bring_up(observed, new, requests, "traffic only goes to a colour that is ready")
-    if decision := _to_weight(record, observed, 100):
+    if decision := _to_weight(record, observed, 100, now):
         return decision
     return (
         _shift_workers(record, works, observed, to=new, away=old)
-        or _hand_over(record, works, observed, to=new, away=old)
+        or _hand_over(record, works, observed, now, to=new, away=old)
         or _ask_the_rest(record, works)
     )
 
@@ -179,17 +185,19 @@ def _clean_up(record: Record, works: Works, observed: Observed, now: datetime) -
         return Decision("wait", f"the {old} colour is kept as the way back until {until:%H:%M:%S} UTC", until=until)
     if observed.weight != 100:
         return Decision("observe-weight", "the old colour stays until all traffic is seen on the new one", weight=100)
-    return _take_down(observed, old, list(works), "the old colour is not needed any more")
+    return _take_down(observed, old, list(works), "the old colour is not needed any more") or _drain(
+        record, observed, now, old, list(works), "what the old colour has begun is finished first"
+    )
 
 
-def _back(record: Record, works: Works, observed: Observed) -> Decision:
+def _back(record: Record, works: Works, observed: Observed, now: datetime) -> Decision:
     """The way back: the stable copy serves again, then the candidate goes."""
     new = record.candidate.colour
     if record.stable is None:
         if record.weight != 0:
             return Decision("weight", "nothing may reach a candidate that failed", weight=0)
         gone = _take_down(observed, new, list(works), "a first install that failed is taken down")
-        return gone or Decision("rolled-back", record.reason)
+        return gone or _leave(record, works, observed, now) or Decision("rolled-back", record.reason)
     old = record.stable.colour
     requests = {name: record.replicas[name] for name in _of(works, "request")} if record.replicas else {}
     if record.weight or observed.weight:
@@ -197,16 +205,22 @@ def _back(record: Record, works: Works, observed: Observed) -> Decision:
         if decision := _bring_up(observed, old, requests, why):
             return decision
     if record.applied:
-        if decision := _to_weight(record, observed, 0):
+        if decision := _to_weight(record, observed, 0, now):
             return decision
         moved = _shift_workers(record, works, observed, to=old, away=new) or _hand_over(
-            record, works, observed, to=old, away=new
+            record, works, observed, now, to=old, away=new
         )
         if moved:
             return moved
-        if down := _take_down(observed, new, list(works), "the candidate is not needed any more"):
+        down = _take_down(observed, new, list(works), "the candidate is not needed any more")
+        if down := down or _leave(record, works, observed, now):
             return down
     return Decision("rolled-back", record.reason)
+
+
+def _leave(record: Record, works: Works, observed: Observed, now: datetime) -> Decision | None:
+    why = "what the candidate has begun is finished first"
+    return _drain(record, observed, now, record.candidate.colour, list(works), why)
 
 
 def _all_ready(observed: Observed, colour: Colour, wanted: Mapping[str, int]) -> bool:
@@ -228,14 +242,25 @@ def _take_down(observed: Observed, colour: Colour, names: list[str], why: str) -
     return Decision("scale", why, colour=colour, targets=large) if large else None
 
 
-def _to_weight(record: Record, observed: Observed, weight: int) -> Decision | None:
-    """Request a weight, then see it."""
+def _to_weight(record: Record, observed: Observed, weight: int, now: datetime) -> Decision | None:
+    """Request a weight, then see it. Traffic that never follows ends a rollout; on the way back, people are told."""
     if record.weight != weight:
         return Decision("weight", f"the candidate's share of traffic becomes {weight} %", weight=weight)
-    if observed.weight != weight:
-        seen = "cannot be observed" if observed.weight is None else f"is still {observed.weight} %"
-        return Decision("observe-weight", f"{weight} % were requested, the share {seen}", weight=weight)
-    return None
+    if observed.weight == weight:
+        known = record.observed == weight
+        return None if known else Decision("observe-weight", f"{weight} % are seen", weight=weight)
+    share = "cannot be observed" if observed.weight is None else f"is still {observed.weight} %"
+    why = f"{weight} % were requested, the share {share}"
+    waited = (now - moment(record.weight_since)).total_seconds() if record.weight_since else 0
+    if record.observed != weight and waited > record.settings.observe_seconds:
+        if record.phase == "running":
+            return Decision("roll-back", f"traffic does not follow: {why} after {waited:.0f} s")
+        if not any(event.reason == "WeightUnseen" for event in record.events):
+            why = (
+                f"traffic does not go back: {why} after {waited:.0f} s. Look at the route's status and at the gateway."
+            )
+            return Decision("tell", why, reason="WeightUnseen")
+    return Decision("observe-weight", why, weight=weight)
 
 
 def _shift_workers(
@@ -248,13 +273,66 @@ def _shift_workers(
     return _take_down(observed, away, list(wanted), "workers stop where the work came from") if away else None
 
 
-def _hand_over(record: Record, works: Works, observed: Observed, *, to: Colour, away: Colour | None) -> Decision | None:
+def _hand_over(
+    record: Record, works: Works, observed: Observed, now: datetime, *, to: Colour, away: Colour | None
+) -> Decision | None:
     """Exclusive work: the old pods are gone before a new one starts. Draining is waited for, never forced."""
     wanted = {name: record.replicas[name] for name in _of(works, "exclusive")} if record.replicas else {}
     if away is not None:
         if decision := _take_down(observed, away, list(wanted), "exclusive work stops before it is handed over"):
             return decision
-        left = {name: 0 for name in wanted if observed.of(name, away).there}
-        if left:
-            return Decision("wait-gone", "what exclusive work has begun is finished first", colour=away, targets=left)
+        why = "what exclusive work has begun is finished first"
+        if decision := _drain(record, observed, now, away, list(wanted), why):
+            return decision
     return _bring_up(observed, to, wanted, "exclusive work starts in its new place")
+
+
+def _drain(
+    record: Record, observed: Observed, now: datetime, colour: Colour, names: list[str], why: str
+) -> Decision | None:
+    """Wait until the pods of some components are gone; what takes too long is told once, and how it ended."""
+    left = {name: 0 for name in names if observed.of(name, colour).there}
+    deadlines = {name: _drain_deadline(record, name, colour) for name in left}
+    for name, deadline in deadlines.items():
+        if deadline is not None and now >= deadline and not record.told("DrainLate", name, colour):
+            return _late(record, observed.of(name, colour), name, colour)
+    if left:
+        ahead = [deadline for deadline in deadlines.values() if deadline is not None and deadline > now]
+        return Decision("wait-gone", why, colour=colour, targets=left, until=min(ahead, default=None))
+    for name in names:
+        if (late := record.told("DrainLate", name, colour)) and not _drain_told_over(record, name, colour):
+            return _over(name, colour, moment(late.until) if late.until else None, now)
+    return None
+
+
+def _drain_deadline(record: Record, name: str, colour: Colour) -> datetime | None:
+    """When a component's pods should be gone; None before it was seen that they leave."""
+    began = record.draining.get(draining_key(name, colour))
+    if began is None or name not in record.drain_seconds:
+        return None
+    return moment(began) + timedelta(seconds=record.drain_seconds[name])
+
+
+def _late(record: Record, pods: Pods, name: str, colour: Colour) -> Decision:
+    forced = f" Kubernetes ends them by force at {pods.killed_at:%H:%M:%S} UTC." if pods.killed_at else ""
+    why = (
+        f"{name} ({colour}) has not drained in its {record.drain_seconds[name]} s: {pods.there} pods are still at work. "
+        f"The rollout holds.{forced} Look at what they do; an abort sends traffic back."
+    )
+    return Decision("tell", why, colour=colour, targets={name: 0}, until=pods.killed_at, reason="DrainLate")
+
+
+def _drain_told_over(record: Record, name: str, colour: Colour) -> bool:
+    return bool(record.told("DrainEnded", name, colour) or record.told("DrainKilled", name, colour))
+
+
+def _over(name: str, colour: Colour, killed_at: datetime | None, now: datetime) -> Decision:
+    """Late pods are gone: by themselves, or because their grace was over."""
+    if killed_at is not None and now >= killed_at:
+        why = (
+            f"{name} ({colour}) was still at work when its grace was over at {killed_at:%H:%M:%S} UTC: Kubernetes has "
+            "ended it by force. Look at what it had begun, it may be half done."
+        )
+        return Decision("tell", why, colour=colour, targets={name: 0}, reason="DrainKilled")
+    why = f"{name} ({colour}) has finished, late. The rollout goes on."
+    return Decision("tell", why, colour=colour, targets={name: 0}, reason="DrainEnded")

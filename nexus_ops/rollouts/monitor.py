@@ -1,102 +1,159 @@
-"""Watching a candidate serve: plain guardrails from Prometheus, with four verdicts.
+"""Watching a candidate serve: guardrails from Prometheus, with four verdicts.
 
-No data is `insufficient`, a query that fails is `error`: neither is ever a pass. P&L and risk belong to the platform, not
-to a colour; they are compared with their value when the rollout began.
+What is allowed is written down once, in the alert rules that the release itself ships: their expressions are evaluated
+here, thresholds included. No data is `insufficient`, a query that fails is `error`: neither is ever a pass. P&L and risk
+belong to the platform, not to a colour; they are compared with their value when the rollout began.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from nexus_ops.errors import OperationError
+from nexus_ops.errors import OperationError, PermanentError, TemporaryError
+from nexus_ops.releases.rendering import Rendering
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.machine import Verdict
+from nexus_ops.rollouts.record import Record, moment
 from nexus_ops.topology import Colour
 
-ERROR_RATIO = 0.05
-MOST_ERRORS = 5
+Series = dict[str, Any]
+OF_COLOUR = "AgentHighErrorRatio"
+"""The rule that tells the colours apart; evaluated at once, for its `for` is longer than a rollout may watch."""
+OF_PLATFORM: dict[str, Callable[[Iterable[float]], float]] = {"LargePortfolioLoss": min, "HighRiskScore": max}
+"""Rules on what the whole platform must not do, evaluated at once, and which of several values is the worst."""
+FEW_ERRORS = 5
 """Fewer errors than this are no ratio."""
-LOSS = 10_000.0
-RISK = 80.0
-WINDOW = "30s"
+SHORTEST, LONGEST = 10, 300
+"""Bounds (seconds) of the window that is looked back."""
+_WINDOW = re.compile(r"\[(\d+)([smhd])\]")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
-QUERIES = {
-    "requests": f'sum(increase(http_requests_total{{job="nexus-agents"}}[{WINDOW}])) by (colour)',
-    "errors": f'sum(increase(http_requests_total{{job="nexus-agents",code=~"5.."}}[{WINDOW}])) by (colour)',
-    "pnl": "min(portfolio_pnl_daily)",
-    "risk": "max(portfolio_risk_score)",
-    "alerts": 'count(ALERTS{alertstate="firing",severity="critical"}) by (alertname, colour)',
-}
+
+class NoGuardrails(PermanentError):
+    """The release ships no rules by which its candidate could be judged."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at the metrics: what was asked, and the series that Prometheus answered, by the query's name."""
+
+    time: str
+    queries: Mapping[str, str]
+    answers: Mapping[str, list[Series]]
 
 
 @dataclass(frozen=True)
 class Health:
-    """What the metrics say of a candidate."""
+    """What the metrics say of a candidate, and on what ground; no look when nothing could be measured."""
 
     verdict: Verdict
     reason: str
-    values: Mapping[str, float]
+    look: Look | None = None
 
 
-def query(context: RolloutContext, promql: str) -> list[dict[str, Any]]:
-    """An instant query through the API server: the series of its vector. `OperationError` when it failed."""
-    path = f"namespaces/{context.cluster.monitoring_namespace}/services/http:prometheus-operated:web/proxy/api/v1/query"
-    answer = context.client.proxy(path, query={"query": promql})
+def guardrails_of(shared: Rendering) -> dict[str, str]:
+    """The expressions of the rules that are evaluated at once, by name; `NoGuardrails` names those that are missing."""
+    rules = [
+        rule
+        for obj in shared.of_kind("PrometheusRule")
+        for group in obj["spec"].get("groups") or ()
+        for rule in group.get("rules") or ()
+    ]
+    found = {rule["alert"]: str(rule["expr"]) for rule in rules if "alert" in rule}
+    wanted = (OF_COLOUR, *OF_PLATFORM)
+    if missing := [name for name in wanted if name not in found]:
+        raise NoGuardrails(
+            f"the release ships no alert {', '.join(missing)}: nothing would say that its candidate is bad.",
+            target="PrometheusRule",
+            todo="Set monitoring.alerts.enabled to true in the environment's values, and build the release again.",
+        )
+    return {name: found[name] for name in wanted}
+
+
+def queries_of(guardrails: Mapping[str, str], window: int) -> dict[str, str]:
+    """What is asked of Prometheus in one look; rules look back `window` seconds where their own range is longer."""
+    counted = f'http_requests_total{{job="nexus-agents"%s}}[{window}s]'
+    return {
+        "requests": f"sum(increase({counted % ''})) by (colour)",
+        "errors": "sum(increase({})) by (colour)".format(counted % ',code=~"5.."'),
+        "alerts": 'count(ALERTS{alertstate="firing",severity="critical"}) by (alertname, colour)',
+        **{name: shortened(expression, window) for name, expression in guardrails.items()},
+    }
+
+
+def shortened(expression: str, seconds: int) -> str:
+    """The expression with its longer ranges cut to so many seconds: what was before the candidate is not judged."""
+
+    def cut(found: re.Match[str]) -> str:
+        return found[0] if int(found[1]) * _SECONDS[found[2]] <= seconds else f"[{seconds}s]"
+
+    return _WINDOW.sub(cut, expression)
+
+
+def window_of(record: Record, now: datetime) -> int:
+    """Seconds that are looked back: as long as the candidate has had all traffic."""
+    began = next((stage.started for stage in record.stages if stage.name == "monitor-health"), None)
+    served = int((now - moment(began)).total_seconds()) if began else 0
+    return max(SHORTEST, min(served, LONGEST))
+
+
+def query(context: RolloutContext, promql: str, **times: str) -> list[Series]:
+    """An instant query through the API server, or one over `start`, `end`, `step`; the series that it gives."""
+    at = f"namespaces/{context.cluster.monitoring_namespace}/services/http:prometheus-operated:web/proxy/api/v1"
+    answer = context.client.proxy(f"{at}/{'query_range' if times else 'query'}", query={"query": promql, **times})
     if answer.status_code != 200:
-        raise OperationError(f"Prometheus answered {answer.status_code}.", target=context.cluster.name)
+        raise TemporaryError(f"Prometheus answered {answer.status_code}.", target=context.cluster.name)
     return answer.json()["data"]["result"]
 
 
-def platform_values(context: RolloutContext) -> dict[str, float]:
-    """P&L and risk now; what has no data is left out."""
-    values: dict[str, float] = {}
-    for name in ("pnl", "risk"):
-        for series in query(context, QUERIES[name]):
-            value = float(series["value"][1])
-            if not math.isnan(value):
-                values[name] = value
-    return values
+def platform_values(context: RolloutContext, guardrails: Mapping[str, str]) -> dict[str, float]:
+    """By platform rule the worst value that breaks it now, before the rollout; what is not broken is left out."""
+    broken = {name: _values(query(context, guardrails[name])) for name in OF_PLATFORM}
+    return {name: OF_PLATFORM[name](values) for name, values in broken.items() if values}
 
 
-def check_health(context: RolloutContext, candidate: Colour, baseline: Mapping[str, float]) -> Health:
-    """Judge the candidate by what Prometheus has of the last half minute."""
+def check_health(context: RolloutContext, record: Record) -> Health:
+    """Look at the metrics now, and judge the candidate."""
+    now = context.clock()
     try:
-        series = {name: query(context, promql) for name, promql in QUERIES.items()}
+        queries = queries_of(record.guardrails, window_of(record, now))
+        look = Look(now.isoformat(), queries, {name: query(context, promql) for name, promql in queries.items()})
+        return judge(look, record.candidate.colour, record.baseline)
     except (OperationError, KeyError, ValueError) as error:
-        return Health("error", f"could not measure: {error}", {})
-    counts = {
-        name: sum(float(s["value"][1]) for s in series[name] if s["metric"].get("colour") == candidate)
-        for name in ("requests", "errors")
-    }
-    values = dict(counts)
-    for name in ("pnl", "risk"):
-        for one in series[name]:
-            values[name] = float(one["value"][1])
-    return judge(values, [s["metric"] for s in series["alerts"]], candidate, baseline)
+        return Health("error", f"could not measure: {error}")
 
 
-def judge(
-    values: Mapping[str, float], alerts: list[Mapping[str, str]], candidate: Colour, baseline: Mapping[str, float]
-) -> Health:
+def judge(look: Look, candidate: Colour, baseline: Mapping[str, float]) -> Health:
     """The verdict over what was measured. Pure."""
-    for alert in alerts:
-        if alert.get("colour", candidate) == candidate:
-            return Health("fail", f"the alert {alert['alertname']} fires", values)
-    pnl = values.get("pnl")
-    if pnl is not None and pnl < -LOSS and pnl < baseline.get("pnl", 0.0):
-        return Health("fail", f"portfolio_pnl_daily fell to {pnl:.0f} (it was {baseline.get('pnl', 0.0):.0f})", values)
-    risk = values.get("risk")
-    if risk is not None and risk > RISK and risk > baseline.get("risk", 0.0):
-        return Health(
-            "fail", f"portfolio_risk_score rose to {risk:.0f} (it was {baseline.get('risk', 0.0):.0f})", values
-        )
-    requests, errors = values.get("requests", 0.0), values.get("errors", 0.0)
+    at_once = (OF_COLOUR, *OF_PLATFORM)
+    for labels in (series["metric"] for series in look.answers["alerts"]):
+        if labels["alertname"] not in at_once and labels.get("colour", candidate) == candidate:
+            return Health("fail", f"the alert {labels['alertname']} fires", look)
+    for name, worst in OF_PLATFORM.items():
+        if not (values := _values(look.answers[name])):
+            continue
+        value, before = worst(values), baseline.get(name)
+        if before is None or (value != before and worst((value, before)) == value):
+            was = "it was not so" if before is None else f"it was {before:.0f}"
+            return Health("fail", f"{name}: {value:.0f}, {look.queries[name]} ({was} when the rollout began)", look)
+    requests, errors = (sum(_values(_own(look.answers[name], candidate))) for name in ("requests", "errors"))
     if requests < 1:
-        return Health("insufficient", "no request has reached the candidate yet, as far as Prometheus knows", values)
-    ratio = errors / requests
-    if errors >= MOST_ERRORS and ratio > ERROR_RATIO:
-        return Health("fail", f"{ratio:.1%} of the candidate's requests fail", values)
-    return Health("pass", f"{ratio:.2%} errors over {requests:.0f} requests", values)
+        return Health("insufficient", "no request has reached the candidate yet, as far as Prometheus knows", look)
+    if errors >= FEW_ERRORS and (bad := _own(look.answers[OF_COLOUR], candidate)):
+        who = ", ".join(sorted(f"{one['metric'].get('component', '?')} {float(one['value'][1]):.1%}" for one in bad))
+        return Health("fail", f"{OF_COLOUR}: requests that the candidate fails: {who}", look)
+    return Health("pass", f"{errors / requests:.2%} errors over {requests:.0f} requests", look)
+
+
+def _own(series: Iterable[Series], candidate: Colour) -> list[Series]:
+    return [one for one in series if one["metric"].get("colour") == candidate]
+
+
+def _values(series: Iterable[Series]) -> list[float]:
+    """The values of an instant vector; NaN is no value."""
+    values = (float(one["value"][1]) for one in series)
+    return [value for value in values if value == value]

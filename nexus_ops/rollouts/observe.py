@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import UTC, datetime
 
 from nexus_ops.clusters.client import DEPLOYMENT, POD
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.machine import Observed, Pods
-from nexus_ops.rollouts.monitor import check_health
+from nexus_ops.rollouts.monitor import Health, check_health
 from nexus_ops.rollouts.record import Record
 from nexus_ops.rollouts.routers import TrafficRouter
 from nexus_ops.topology import Colour
 
 PLATFORM = {"app.kubernetes.io/part-of": "nexus-ai-defi"}
+WATCHED = ("monitor-health", "cleanup-blue-environment")
+"""The stages in which the candidate is judged by its metrics."""
+ENDED = ("Succeeded", "Failed")
 NAME, COLOUR = "app.kubernetes.io/name", "nexus.ai/colour"
 
 
@@ -20,36 +24,44 @@ def observe_pods(context: RolloutContext) -> dict[tuple[str, Colour], Pods]:
     """Pods wanted, ready and there, by component and colour."""
     namespace = context.cluster.namespace
     there: Counter[tuple[str, Colour]] = Counter()
+    killed: dict[tuple[str, Colour], datetime] = {}
     for pod in context.client.list(POD, namespace, PLATFORM):
-        labels = pod["metadata"]["labels"]
-        there[labels[NAME], labels[COLOUR]] += 1
+        if (pod.get("status") or {}).get("phase") in ENDED:
+            continue  # evicted, or done: it is kept to be read, and works no more
+        key: tuple[str, Colour] = (pod["metadata"]["labels"][NAME], pod["metadata"]["labels"][COLOUR])
+        there[key] += 1
+        if leaves := pod["metadata"].get("deletionTimestamp"):  # Kubernetes' word for the end of its grace
+            killed[key] = max(datetime.fromisoformat(leaves), killed.get(key, datetime.min.replace(tzinfo=UTC)))
     found: dict[tuple[str, Colour], Pods] = {}
     for deployment in context.client.list(DEPLOYMENT, namespace, PLATFORM):
         labels, status = deployment["metadata"]["labels"], deployment.get("status") or {}
-        key: tuple[str, Colour] = (labels[NAME], labels[COLOUR])
+        key = (labels[NAME], labels[COLOUR])
         seen = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
         updated = min(status.get("readyReplicas", 0), status.get("updatedReplicas", 0))
         wanted = deployment["spec"].get("replicas", 0)
-        found[key] = Pods(wanted=wanted, ready=min(updated, wanted) if seen else 0, there=there[key])
+        found[key] = Pods(wanted, min(updated, wanted) if seen else 0, there[key], killed.get(key))
     for key, number in there.items():
-        found.setdefault(key, Pods(there=number))
+        found.setdefault(key, Pods(there=number, killed_at=killed.get(key)))
     return found
 
 
-def observe(context: RolloutContext, record: Record, router: TrafficRouter) -> Observed:
-    """All that deciding needs; the edge and the metrics only where the present stage looks at them."""
+def observe(context: RolloutContext, record: Record, router: TrafficRouter) -> tuple[Observed, Health | None]:
+    """All that deciding needs, and what the verdict in it stands on.
+
+    The edge and the metrics are looked at only where the present stage does: before the switch nothing has been routed to
+    the candidate, and there is nothing to see.
+    """
     stage = record.stage.name if record.stage else None
-    back = record.phase == "rolling-back"
-    # Before the switch nothing has been routed to the candidate, and there is nothing to see.
-    looks_at_edge = (back and record.applied) or stage in (
-        "switch-traffic",
-        "monitor-health",
-        "cleanup-blue-environment",
-    )
-    weight = router.observed_weight(record.candidate.colour) if looks_at_edge else None
-    if not looks_at_edge or (back and not record.applied):
-        return Observed(observe_pods(context), weight)
-    if stage in ("monitor-health", "cleanup-blue-environment") and not back:
-        health = check_health(context, record.candidate.colour, record.baseline)
-        return Observed(observe_pods(context), weight, health.verdict, health.reason)
-    return Observed(observe_pods(context), weight)
+    pods = observe_pods(context)
+    if record.phase == "rolling-back":
+        weight = router.observed_weight(record.candidate.colour) if record.applied else None
+        return Observed(pods, weight), None
+    if stage not in ("switch-traffic", *WATCHED):
+        return Observed(pods), None
+    if stage == "switch-traffic" and not record.weight:
+        return Observed(pods), None  # nothing has been requested yet that could be seen
+    weight = router.observed_weight(record.candidate.colour)
+    if stage not in WATCHED:
+        return Observed(pods, weight), None
+    health = check_health(context, record)
+    return Observed(pods, weight, health.verdict, health.reason), health

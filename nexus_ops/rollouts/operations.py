@@ -93,9 +93,9 @@ def plan_rollback(context: RolloutContext) -> RolloutPlan | None:
     return plan_rollout(context, record.stable.version, record.settings)
 
 
-def due(record: Record | None, *, aborted: bool, approved: bool, now: datetime, lease_free: bool = True) -> bool:
+def due(record: Record | None, *, aborted: bool, approved: bool, now: datetime) -> bool:
     """Whether a driver has something to do now. Pure; the driver itself looks again."""
-    if record is None or record.finished or not lease_free:
+    if record is None or record.finished:
         return False
     if aborted or record.phase == "rolling-back":
         return True

@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlsplit
 
-import httpx
-
-from nexus_ops.clusters.client import GATEWAY, HTTP_ROUTE, SERVICE, Kind
+from nexus_ops.clusters.client import GATEWAY, HTTP_ROUTE, Kind
 from nexus_ops.errors import OperationError
 from nexus_ops.releases.gates import evaluate
 from nexus_ops.releases.model import Release
 from nexus_ops.releases.rendering import Rendering
+from nexus_ops.rollouts.backing import SECRET, Check, check_database, check_redis, check_sei
 from nexus_ops.rollouts.context import RolloutContext
+from nexus_ops.rollouts.monitor import NoGuardrails, guardrails_of
 
-SECRET = Kind("v1", "Secret")
-ENDPOINTS = Kind("v1", "Endpoints")
 SERVICE_MONITOR = Kind("monitoring.coreos.com/v1", "ServiceMonitor")
 PROMETHEUS_RULE = Kind("monitoring.coreos.com/v1", "PrometheusRule")
-
-DATABASE = "postgresql-cluster-rw"
-SEI = "sei-rpc"
-"""A Service in the ops namespace that leads to a node of SEI, where a cluster has its own."""
-SEI_SECONDS = 10.0
-
-
-@dataclass(frozen=True)
-class Check:
-    """One prerequisite; `problem` is empty when it holds."""
-
-    name: str
-    problem: str = ""
 
 
 def check_prerequisites(context: RolloutContext, release: Release) -> list[Check]:
@@ -44,8 +26,16 @@ def check_prerequisites(context: RolloutContext, release: Release) -> list[Check
     checks += [
         Check(f"gate: {gate.name}", " ".join(gate.problems[:3])) for gate in evaluate(renderings, context.topology)
     ]
-    backing = (_database(context), *_redis(context, release), *_sei(context, release))
-    return [*checks, *_definitions(context), *_secrets(context, renderings), *backing, _prometheus(context)]
+    backing = (*check_database(context, release), *check_redis(context, release), *check_sei(context, release))
+    watched = (_guardrails(renderings[0]), _prometheus(context))
+    return [
+        *checks,
+        *_definitions(context),
+        *_secrets(context, renderings),
+        *_certificates(context, renderings),
+        *backing,
+        *watched,
+    ]
 
 
 def _reachable(context: RolloutContext) -> Check:
@@ -86,6 +76,41 @@ def _secrets(context: RolloutContext, renderings: Iterable[Rendering]) -> Iterat
         yield Check(f"secret {name}", problem)
 
 
+def _certificates(context: RolloutContext, renderings: Iterable[Rendering]) -> Iterator[Check]:
+    """The certificates that the Gateway's listeners show: without one of them a listener serves nobody."""
+    wanted = {
+        (reference["name"], reference.get("namespace") or gateway["metadata"]["namespace"])
+        for rendering in renderings
+        for gateway in rendering.of_kind("Gateway")
+        for listener in gateway["spec"]["listeners"]
+        for reference in (listener.get("tls") or {}).get("certificateRefs") or ()
+        if reference.get("kind", "Secret") == "Secret"
+    }
+    for name, namespace in sorted(wanted):
+        secret = context.client.get(SECRET, name, namespace)
+        where = f"the TLS Secret {name} in namespace {namespace}"
+        missing = sorted(
+            {"tls.crt", "tls.key"} - {key for key, value in ((secret or {}).get("data") or {}).items() if value}
+        )
+        problem = ""
+        if secret is None:
+            problem = f"the Gateway needs {where}, which does not exist."
+        elif missing:
+            problem = f"{where} has no {' and no '.join(missing)}."
+        elif secret.get("type") != "kubernetes.io/tls":
+            problem = f"{where} is of type {secret.get('type')}, not kubernetes.io/tls."
+        yield Check(f"certificate {name}", problem)
+
+
+def _guardrails(shared: Rendering) -> Check:
+    """The rules by which the candidate is watched."""
+    try:
+        guardrails_of(shared)
+    except NoGuardrails as error:
+        return Check("guardrails", str(error))
+    return Check("guardrails")
+
+
 def _prometheus(context: RolloutContext) -> Check:
     path = f"namespaces/{context.cluster.monitoring_namespace}/services/http:prometheus-operated:web/proxy/-/ready"
     try:
@@ -94,75 +119,3 @@ def _prometheus(context: RolloutContext) -> Check:
         return Check("Prometheus answers", str(error))
     problem = "" if answer.status_code == 200 else f"Prometheus is not ready (it answers {answer.status_code})."
     return Check("Prometheus answers", problem)
-
-
-def _database(context: RolloutContext) -> Check:
-    """Seen from outside the cluster, reachable means that its Service has somewhere to lead to."""
-    return Check("database reachable", _unserved(context, "the database", DATABASE, context.cluster.data_namespace))
-
-
-def _redis(context: RolloutContext, release: Release) -> Iterator[Check]:
-    for url in _variables(release, "REDIS_URL"):
-        host = urlsplit(url).hostname or ""
-        name, namespace, *rest = [*host.split("."), "", ""]
-        if rest[:1] != ["svc"]:
-            problem = f"REDIS_URL leads to {host or url!r}, which is no Service (<service>.<namespace>.svc)."
-        else:
-            problem = _unserved(context, "Redis", name, namespace)
-        yield Check("Redis reachable", problem)
-
-
-def _unserved(context: RolloutContext, what: str, name: str, namespace: str) -> str:
-    """A sentence when a Service has no ready address; how it comes to addresses is its operator's business."""
-    where = f"the Service {name} in namespace {namespace}"
-    try:
-        if context.client.get(SERVICE, name, namespace) is None:
-            return f"{what} is not reachable: there is no Service {name} in namespace {namespace}."
-        endpoints = context.client.get(ENDPOINTS, name, namespace) or {}
-    except OperationError as error:
-        return f"whether {what} is reachable cannot be seen: {error}"
-    ready = any(subset.get("addresses") for subset in endpoints.get("subsets") or ())
-    return "" if ready else f"{what} is not reachable: {where} has no ready address."
-
-
-def _sei(context: RolloutContext, release: Release) -> Iterator[Check]:
-    """SEI's nodes say which chain they serve; asked through the cluster where it has a Service for them."""
-    urls = _variables(release, "SEI_RPC_URL")
-    try:
-        inside = context.client.get(SERVICE, SEI, context.cluster.ops_namespace) if urls else None
-    except OperationError as error:
-        yield Check("SEI RPC reachable", f"whether SEI is reachable cannot be seen: {error}")
-        return
-    call = {"jsonrpc": "2.0", "id": 1, "method": "eth_chainId", "params": []}
-    for url in urls[:1] if inside else urls:
-        where = f"the Service {SEI} in namespace {context.cluster.ops_namespace}" if inside else url
-        try:
-            if inside:
-                port = inside["spec"]["ports"][0].get("name") or inside["spec"]["ports"][0]["port"]
-                path = f"namespaces/{context.cluster.ops_namespace}/services/http:{SEI}:{port}/proxy/"
-                answer: Any = context.client.proxy(path, method="POST", body=call)
-            else:
-                answer = httpx.post(url, json=call, timeout=SEI_SECONDS)
-            problem = _no_chain(answer)
-        except OperationError as error:
-            problem = str(error).rstrip(".")
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            problem = type(error).__name__
-        yield Check("SEI RPC reachable", f"SEI is not reachable by {where}: {problem}." if problem else "")
-
-
-def _no_chain(answer: Any) -> str:
-    """What is wrong with the answer to eth_chainId; empty for a chain id."""
-    if answer.status_code != 200:
-        return f"it answers {answer.status_code}"
-    try:
-        int(answer.json()["result"], 16)
-    except (ValueError, KeyError, TypeError):
-        return "its answer to eth_chainId has no chain id"
-    return ""
-
-
-def _variables(release: Release, name: str) -> list[str]:
-    """The values of a variable over all components, each once."""
-    values = (component["environment"].get(name) for component in release.components.values())
-    return sorted({value for value in values if isinstance(value, str)})

@@ -15,6 +15,8 @@ from nexus_ops.rollouts.strategy import Settings, StageName
 from nexus_ops.topology import Colour
 
 Phase = Literal["running", "rolling-back", "done", "rolled-back"]
+Reason = Literal["DrainLate", "DrainEnded", "DrainKilled", "WeightUnseen", "RolledBack"]
+"""Why an event was told: the words by which alerts are grouped."""
 NAME = "rollout"
 
 
@@ -38,6 +40,33 @@ class StageState:
 
 
 @dataclass(frozen=True)
+class Event:
+    """Something that people were told of; the time in UTC, ISO 8601."""
+
+    time: str
+    reason: Reason
+    text: str
+    about: str = ""
+    """Which component and colour, where it is about one (`draining_key`)."""
+    until: str | None = None
+    """When Kubernetes ends by force what drains too long."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a verdict stands on: the digest of the document in the object store, under `evidence/`."""
+
+    stage: StageName
+    verdict: str
+    digest: str
+
+
+def draining_key(component: str, colour: Colour) -> str:
+    """How a component of a colour is named where its draining is kept."""
+    return f"{component}/{colour}"
+
+
+@dataclass(frozen=True)
 class Record:
     """A rollout of `candidate` in place of `stable` (None: the first install)."""
 
@@ -51,6 +80,14 @@ class Record:
     stages: tuple[StageState, ...]
     replicas: dict[str, int] = field(default_factory=dict)
     """Pods that each component is to have in the colour that serves, by component."""
+    drain_seconds: dict[str, int] = field(default_factory=dict)
+    """How long each component's pods may take to drain before people are told."""
+    draining: dict[str, str] = field(default_factory=dict)
+    """Since when a component's pods of a colour have been seen to leave, by `draining_key`."""
+    evidence: tuple[Evidence, ...] = ()
+    """What the verdicts of monitoring stand on, oldest first."""
+    events: tuple[Event, ...] = ()
+    """What people were told, oldest first."""
     phase: Phase = "running"
     reason: str = ""
     """Why it is rolling back or has been rolled back."""
@@ -60,14 +97,18 @@ class Record:
     """Components whose candidate pods answered as they should."""
     weight: int = 0
     """The candidate's share of edge traffic that was last requested (percent)."""
+    weight_since: str | None = None
+    """When it was requested."""
     observed: int | None = None
-    """The share that was last observed."""
+    """That share, once it was observed; None until then."""
     needs_approval: str = ""
     """Why a person must approve before traffic moves; empty: nobody need."""
     monitor_until: str | None = None
     hold_until: str | None = None
     baseline: dict[str, float] = field(default_factory=dict)
-    """Values of the platform's guardrails when the rollout began."""
+    """The worst value of each of the platform's guardrails that was broken when the rollout began, by rule."""
+    guardrails: dict[str, str] = field(default_factory=dict)
+    """The release's rules by which the candidate is judged: expressions by name."""
     plan: str = ""
     """Digest of the plan, with the way back, in the object store."""
     said: str = ""
@@ -87,6 +128,11 @@ class Record:
     def stage(self) -> StageState | None:
         """The stage that runs now: the first that has not ended."""
         return next((stage for stage in self.stages if stage.ended is None), None)
+
+    def told(self, reason: Reason, component: str, colour: Colour) -> Event | None:
+        """The event of this reason about a component of a colour."""
+        about = draining_key(component, colour)
+        return next((event for event in self.events if (event.reason, event.about) == (reason, about)), None)
 
     def ended(self, stage: StageName) -> bool:
         """Whether a stage is over."""
@@ -112,6 +158,8 @@ class Record:
             "stable": Copy(**stable) if stable else None,
             "stages": tuple(StageState(**stage) for stage in document["stages"]),
             "verified": tuple(document["verified"]),
+            "evidence": tuple(Evidence(**one) for one in document.get("evidence", ())),
+            "events": tuple(Event(**event) for event in document.get("events", ())),
         }
         return cls(**built)
 

@@ -24,6 +24,10 @@ class DeploymentResult:
     actor: str
     timings: dict[str, float]
     verified: tuple[str, ...]
+    evidence: dict[str, str]
+    """Where in the object store it is kept what each verdict of monitoring stands on, by stage and verdict."""
+    events: tuple[str, ...]
+    """What people were told, oldest first."""
 
     @property
     def seconds(self) -> float:
@@ -31,12 +35,12 @@ class DeploymentResult:
         return sum(self.timings.values())
 
     def summary(self) -> str:
-        """One sentence for a person."""
+        """A few words, for a table; why and what next stand in fields of their own."""
         if self.phase == "done":
-            return f"{self.version} serves {self.cluster} ({self.colour}); before: {self.before}."
+            return f"{self.version} serves ({self.colour})"
         if self.phase == "rolled-back":
-            return f"{self.version} was rolled back on {self.cluster}: {self.reason}. {self.before} serves."
-        return f"{self.version} is being rolled out on {self.cluster}: {self.phase}."
+            return f"{self.version} rolled back; {self.before} serves"
+        return f"{self.before} → {self.version}, {self.phase}"
 
     def what_next(self) -> str:
         """What an operator would do now."""
@@ -68,4 +72,6 @@ def result_of(record: Record) -> DeploymentResult:
         actor=record.actor,
         timings=timings,
         verified=record.verified,
+        evidence={f"{one.stage}: {one.verdict}": f"evidence/{one.digest}" for one in record.evidence},
+        events=tuple(f"{event.reason}: {event.text}" for event in record.events),
     )

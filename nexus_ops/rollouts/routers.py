@@ -18,7 +18,7 @@ from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.topology import COLOURS, Colour, other
 
 Object = dict[str, Any]
-PROBES = 24
+PROBES = 12
 """Requests of one look at the edge. With 0 or 100 % each of them must agree."""
 
 

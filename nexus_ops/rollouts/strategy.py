@@ -41,7 +41,9 @@ class Settings:
     hold_seconds: int = 600
     ready_seconds: int = 600
     """How long the candidate's pods may take to become ready."""
-    drain_seconds: int = 600
-    """How long exclusive work may take to drain before people are told; it is never forced."""
+    drain_seconds: int | None = None
+    """How long any component's pods may take to drain before people are told; None: as the release declares for each."""
+    observe_seconds: int = 60
+    """How long traffic may take to be seen where it was sent; a rollout whose traffic does not follow goes back."""
     insufficient_seconds: int = 300
     """How long monitoring may go on without data before the rollout is given up."""

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from nexus_ops.errors import OperationError
+from nexus_ops.errors import OperationError, PermanentError
 from nexus_ops.sandbox import supervisor, ui
 from nexus_ops.topology import project_folder
 
@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("command", choices=("start", "stop", "status", "demo"))
     parser.add_argument("--clusters", help="comma-separated; default: all that the topology enables")
     parser.add_argument("--only", help="comma-separated parts besides the API: " + ", ".join(supervisor.PARTS[1:]))
+    parser.add_argument("--port", action="append", default=[], metavar="NAME=NUMBER", help="fix one: api=8001")
     parser.add_argument("--home", type=Path, help="state folder; default: $NEXUS_HOME, else .nexus")
     options = parser.parse_args()
     home = (options.home or Path(os.environ.get("NEXUS_HOME") or project_folder() / ".nexus")).absolute()
@@ -34,7 +35,8 @@ def carry_out(options: argparse.Namespace, home: Path) -> None:
     if options.command == "start":
         running = supervisor.find(home)
         parts = tuple(options.only.split(",")) if options.only else supervisor.DEFAULT_PARTS
-        state = running or supervisor.start(home, options.clusters.split(",") if options.clusters else None, parts)
+        names = options.clusters.split(",") if options.clusters else None
+        state = running or supervisor.start(home, names, parts, ports=fixed_ports(options.port))
         print("the sandbox runs already" if running else "the sandbox is up")
         print(f"export KUBECONFIG={state.kubeconfig}")
     elif options.command == "stop":
@@ -46,6 +48,17 @@ def carry_out(options: argparse.Namespace, home: Path) -> None:
         from nexus_ops.sandbox import demo
 
         demo.run(home)
+
+
+def fixed_ports(texts: list[str]) -> dict[str, int]:
+    """Ports from `api=8001` and its like."""
+    found: dict[str, int] = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        if not name or not number.isdigit():
+            raise PermanentError(f"{text!r} names no port.", todo="Write it like api=8001.")
+        found[name] = int(number)
+    return found
 
 
 def status(home: Path) -> None:

@@ -8,7 +8,7 @@ import gzip
 import json
 import os
 import signal
-import socket
+import sys
 from importlib import resources as package
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import uvloop
 import yaml
 from aiohttp import web
 
+from nexus_ops.errors import OperationError
 from nexus_ops.sandbox.admin import Admin
 from nexus_ops.sandbox.controllers.disruption import DisruptionController
 from nexus_ops.sandbox.controllers.endpoints import AutoscalerController, EndpointsController
@@ -29,20 +30,21 @@ from nexus_ops.sandbox.databases import Postgres, Valkey, publish, sei_applicati
 from nexus_ops.sandbox.envoy import write
 from nexus_ops.sandbox.gateway import Gateway
 from nexus_ops.sandbox.kube.api import Api
+from nexus_ops.sandbox.kube.discovery import VERSION
 from nexus_ops.sandbox.kube.faults import Faults
 from nexus_ops.sandbox.kube.registry import Registry, Request
 from nexus_ops.sandbox.kube.store import Store
 from nexus_ops.sandbox.pods.kubelet import Kubelet
 from nexus_ops.sandbox.pods.server import Behaviour, Journal
+from nexus_ops.sandbox.processes import Ports
 from nexus_ops.sandbox.prometheus import Prometheus
 from nexus_ops.topology import Cluster, Topology
 
-
-def free_port() -> int:
-    """A loopback port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+NODE_INFO = {
+    "kubeletVersion": VERSION["gitVersion"], "kubeProxyVersion": "", "osImage": "simulated", "kernelVersion": "none",
+    "containerRuntimeVersion": "nexus-sandbox://1", "operatingSystem": "linux", "architecture": "amd64",
+    "machineID": "", "systemUUID": "", "bootID": "",
+}  # fmt: skip
 
 
 def behaviours() -> dict[str, Behaviour]:
@@ -87,7 +89,12 @@ def seed(store: Store, topology: Topology, cluster: Cluster, database: str) -> N
             room = {"cpu": group.cpu, "memory": group.memory, "pods": "58"}
             name = f"{group.name}-{number}"
             labels = {**group.labels, "nexus.ai/node-group": group.name, "kubernetes.io/hostname": name, "topology.kubernetes.io/zone": f"{cluster.region}{'abc'[number % 3]}"}  # fmt: skip
-            store.create("nodes", {"metadata": {"name": name, "labels": labels}, "spec": {}, "status": {"capacity": room, "allocatable": room, "conditions": [{"type": "Ready", "status": "True"}]}})  # fmt: skip
+            status = {
+                "capacity": room, "allocatable": room, "nodeInfo": NODE_INFO,
+                "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "simulated"}],
+                "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}, {"type": "Hostname", "address": name}],
+            }  # fmt: skip
+            store.create("nodes", {"metadata": {"name": name, "labels": labels}, "spec": {}, "status": status})
     for secret, data in {"database-secret": {"url": database}, "agent-secrets": {"token": "sandbox"}}.items():
         body = {"metadata": {"name": secret}, "stringData": data}
         create("secrets", body, cluster.namespace)
@@ -100,7 +107,8 @@ async def serve(config: dict[str, Any]) -> None:
     folder = Path(config["folder"])
     os.makedirs(folder, mode=0o700, exist_ok=True)  # the DSN has a password
     names = ("api", "admin", "envoy", "edge", "services", "balancer", "prometheus", "postgres", "valkey", "sei")
-    ports = {name: free_port() for name in names}
+    reserved = Ports(names, config.get("ports") or {})
+    ports = reserved.numbers
     parts = set(config["parts"])
     postgres = Postgres(folder / "postgres", ports["postgres"], Path(config["templates"]))
     valkey = Valkey(folder / "valkey", ports["valkey"])
@@ -122,7 +130,8 @@ async def serve(config: dict[str, Any]) -> None:
     kubelet = Kubelet(store, versions(Path(config["images"])), behaviours(), journal)
     seed(store, topology, cluster, postgres.url)
     publish(store, cluster, ports)
-    api = await _listen(Api(store, faults, kubelet.read_log).application(), config.get("port") or ports["api"])
+    served = Api(store, faults, kubelet.read_log, kubelet.follow_log)
+    api = await _listen(served.application(), ports["api"])
     admin = await _listen(Admin(store, faults, kubelet, journal).application(), ports["admin"])
     sei = await _listen(sei_application(), ports["sei"])
     gateway = Gateway(
@@ -134,10 +143,14 @@ async def serve(config: dict[str, Any]) -> None:
     if "prometheus" in parts:
         await prometheus.start()
     await begun
+    await asyncio.gather(
+        *([gateway.envoy.until_ready()] if "gateway" in parts else []),
+        *([prometheus.until_ready()] if "prometheus" in parts else []),
+    )
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items() if name not in ("postgres", "valkey")}
     urls |= {name: server.url for name, server in databases.items()}
-    urls["api"] = f"http://127.0.0.1:{config.get('port') or ports['api']}"
     write(folder / "ready.json", {"pid": os.getpid(), **urls})
+    reserved.release()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
@@ -158,9 +171,14 @@ async def _listen(app: web.Application, port: int) -> web.AppRunner:
 def main() -> None:
     parser = argparse.ArgumentParser(description="One sandbox cluster.")
     parser.add_argument(
-        "--config", required=True, help="JSON: cluster, topology, images, folder, templates, parts, port"
+        "--config",
+        required=True,
+        help="JSON: cluster, topology, images, folder, templates, parts, ports (fixed ones, by name)",
     )
-    uvloop.run(serve(json.loads(parser.parse_args().config)))
+    try:
+        uvloop.run(serve(json.loads(parser.parse_args().config)))
+    except OperationError as error:
+        sys.exit(str(error))  # the last line of the log: the starter shows it
 
 
 if __name__ == "__main__":

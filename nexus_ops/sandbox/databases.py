@@ -30,7 +30,7 @@ from nexus_ops.topology import Cluster
 MAJOR = 16
 """PostgreSQL's major version; the package carries others too."""
 OWNER = DATABASE = "nexus"
-START_SECONDS = 20.0
+START_SECONDS = 45.0
 SEI_CHAIN = 1329
 """Chain id of SEI's mainnet, pacific-1 (https://docs.sei.io/evm)."""
 # Little memory, and no waiting for a disk that holds nothing worth keeping over a power cut.

@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from nexus_ops.sandbox.executables import die_with_parent, executable
+from nexus_ops.sandbox.executables import die_with_parent, executable, until_it_answers
 
 Object = dict[str, Any]
 HTTP_MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -118,6 +118,11 @@ class Envoy:
                 executable("envoy"), "-c", str(config), "--concurrency", "1", "--log-level", "warning",
                 "--disable-hot-restart", stdout=log, stderr=log, preexec_fn=die_with_parent,
             )  # fmt: skip
+
+    async def until_ready(self) -> None:
+        """Wait until the listeners serve."""
+        if self._process is not None:
+            await until_it_answers("Envoy", self._process, f"http://127.0.0.1:{self.ports['admin']}/ready", self._log)
 
     async def stop(self) -> None:
         """End the process and wait for it."""

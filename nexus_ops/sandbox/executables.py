@@ -1,16 +1,21 @@
-"""Finding the programs that the sandbox runs: beside the interpreter first, then on PATH."""
+"""The programs that the sandbox runs: where they are (beside the interpreter, else on PATH), and when they serve."""
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
-from nexus_ops.errors import PermanentError
+import aiohttp
+
+from nexus_ops.errors import PermanentError, TemporaryError
 
 PR_SET_PDEATHSIG = 1
+START_SECONDS = 45.0
 LIBC = ctypes.CDLL(None)
 
 
@@ -32,3 +37,26 @@ def executable(name: str) -> str:
     if found is None:
         raise PermanentError(f"the program {name} is missing.", todo=HINTS.get(name))
     return found
+
+
+def last_line(log: Path) -> str:
+    """What a program said last; of a Go program that panicked, why, and not where."""
+    lines = log.read_text(errors="replace").strip().splitlines() or ["nothing"]
+    return next((line for line in reversed(lines) if line.startswith("panic:")), lines[-1])
+
+
+async def until_it_answers(name: str, process: asyncio.subprocess.Process, url: str, log: Path) -> None:
+    """Wait until a child serves; `PermanentError` with its last words when it ends instead."""
+    deadline = time.monotonic() + START_SECONDS
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
+        while time.monotonic() < deadline:
+            try:
+                async with session.get(url) as answer:
+                    if answer.status == 200:
+                        return
+            except (aiohttp.ClientError, TimeoutError):
+                pass  # it is starting
+            if process.returncode is not None:
+                raise PermanentError(f"{name} ended while it started: {last_line(log)}", todo=f"Log: {log}")
+            await asyncio.sleep(0.03)
+    raise TemporaryError(f"{name} did not come up in time.", todo=f"Log: {log}")

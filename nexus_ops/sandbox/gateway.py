@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from nexus_ops.sandbox.envoy import Envoy, EnvoyEnded, EnvoySilent, Refusal
 from nexus_ops.sandbox.kube.clock import timestamp
 from nexus_ops.sandbox.kube.errors import ApiError
 from nexus_ops.sandbox.kube.store import Event, Store
-from nexus_ops.sandbox.routes import cluster_name, unresolved, unsupported, virtual_hosts
+from nexus_ops.sandbox.routes import backends, cluster_name, unresolved, unsupported, virtual_hosts
 
 Object = dict[str, Any]
 ROUTES, GATEWAYS = "httproutes.gateway.networking.k8s.io", "gateways.gateway.networking.k8s.io"
@@ -118,13 +119,28 @@ class Gateway:
 
     def _write_services(self) -> None:
         services = self.store.list("services")
-        for service in services:  # before the clusters: Envoy refuses a cluster whose endpoints' file is missing
-            for port in service["spec"].get("ports") or ():
-                self._write_endpoints(service, port)
-        clusters = [self._cluster(s, p) for s in services for p in s["spec"].get("ports") or ()]
-        self.envoy.write("clusters", clusters)
+        led_to = list(self._led_to(services))
+        for service, port in led_to:  # before the clusters: Envoy refuses a cluster whose endpoints' file is missing
+            self._write_endpoints(service, port)
+        self.envoy.write("clusters", [self._cluster(service, port) for service, port in led_to])
         self.envoy.write_routes("services", self._service_hosts(services))
         self.envoy.write_routes("balancer", self._balancer(services))
+
+    def _led_to(self, services: list[Object]) -> Iterator[tuple[Object, Object]]:
+        """The Services and ports that anything may lead to: the first of each, and those that routes name.
+
+        No others: Envoy takes an inotify instance for each, and a user has 128 of them on a usual machine.
+        """
+        named = {
+            (backend.get("namespace", route["metadata"]["namespace"]), backend["name"], backend.get("port"))
+            for route in (*self.store.list(ROUTES), *self._serving.values())
+            for backend in backends(route)
+        }
+        for service in services:
+            meta = service["metadata"]
+            for number, port in enumerate(service["spec"].get("ports") or ()):
+                if number == 0 or (meta["namespace"], meta["name"], port["port"]) in named:
+                    yield service, port
 
     def _cluster(self, service: Object, port: Object) -> Object:
         meta = service["metadata"]

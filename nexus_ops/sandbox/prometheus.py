@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 import yaml
 
-from nexus_ops.sandbox.executables import die_with_parent, executable
+from nexus_ops.sandbox.executables import die_with_parent, executable, until_it_answers
 from nexus_ops.sandbox.kube.errors import ApiError
 from nexus_ops.sandbox.kube.store import Event, Store
 
@@ -142,6 +142,12 @@ class Prometheus:
                 env={**os.environ, "GOMAXPROCS": "1", "GOGC": "50"},
             )
         self._task = asyncio.get_running_loop().create_task(self._follow())
+
+    async def until_ready(self) -> None:
+        """Wait until queries are answered."""
+        if self._process is not None:
+            url, log = f"http://127.0.0.1:{self.port}/-/ready", self.folder / "prometheus.log"
+            await until_it_answers("Prometheus", self._process, url, log)
 
     async def stop(self) -> None:
         self._stop()

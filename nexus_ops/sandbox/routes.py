@@ -48,12 +48,12 @@ def unsupported(route: Object) -> list[str]:
 
 def unresolved(route: Object, has_backend: HasBackend) -> tuple[str, str] | None:
     """Reason and message for the condition ResolvedRefs when a backend cannot be had; None when all can."""
-    for backend in _backends(route):
+    for backend in backends(route):
         if not _is_service(backend):
             return "InvalidKind", f"{backend.get('kind', 'Service')} {backend['name']}: only Services are supported"
     missing = [
         f"{backend['name']}:{backend.get('port', 0)}"
-        for backend in _backends(route)
+        for backend in backends(route)
         if not has_backend(_namespace(route, backend), backend["name"], backend.get("port", 0))
     ]
     return ("BackendNotFound", ", ".join(missing)) if missing else None
@@ -80,7 +80,8 @@ def _covers(pattern: str, host: str) -> bool:
     return pattern in (host, "*") or (pattern.startswith("*.") and host.endswith(pattern[1:]))
 
 
-def _backends(route: Object) -> list[Object]:
+def backends(route: Object) -> list[Object]:
+    """All that a route leads to, of all its rules."""
     return [backend for rule in route["spec"].get("rules") or () for backend in rule.get("backendRefs") or ()]
 
 

@@ -2,8 +2,8 @@
 
 The state file names every process from the moment it is started, so that a start that was killed half-way can be
 cleaned up too; a lock keeps two starts of one folder apart. A second start finds the first; stop ends each process
-with its children and leaves nothing behind. Processes are told apart from strangers with the same number by their
-command line.
+with its children and leaves nothing behind. Processes are told apart from strangers with the same number, those of
+another state folder included, by when they began.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,17 @@ import psutil
 import yaml
 
 from nexus_ops.errors import PermanentError, TemporaryError
+from nexus_ops.sandbox.executables import executable, last_line
+from nexus_ops.sandbox.processes import birth, free_port
 from nexus_ops.topology import Topology, default_path, project_folder
 
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 MARK = "nexus_ops.sandbox"
+PROGRAMS = {"gateway": ("envoy",), "prometheus": ("prometheus",)}
+"""What a part runs that may be missing: looked for before anything starts."""
 CLUSTER_PARTS = ("gateway", "prometheus", "postgres", "valkey")
 PARTS = ("api", *CLUSTER_PARTS, "traffic", "aws")
-DEFAULT_PARTS = (*CLUSTER_PARTS, "traffic")
+DEFAULT_PARTS = (*CLUSTER_PARTS, "traffic", "aws")
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class State:
     clusters: dict[str, dict[str, str]]
     aws: str = ""
     """The endpoint of AWS, if that part was asked for."""
+    births: dict[str, int] = field(default_factory=dict[str, int])
+    """When each process began (`processes.birth`)."""
 
 
 def find(home: Path) -> State | None:
@@ -54,7 +60,7 @@ def find(home: Path) -> State | None:
         state = State(**document)
     except (FileNotFoundError, json.JSONDecodeError, TypeError):
         return None
-    return state if ready and all(_is_ours(pid) for pid in state.pids.values()) else None
+    return state if ready and _running(state.pids, state.births) == list(state.pids.values()) else None
 
 
 def start(
@@ -64,11 +70,12 @@ def start(
     *,
     topology: Path | None = None,
     rate: float = 50.0,
+    ports: dict[str, int] | None = None,
 ) -> State:
     """Start clusters (default: all enabled ones) and wait until they answer; a second start finds the first.
 
     `parts` are gateway, prometheus, postgres, valkey, traffic and aws; the API is always there. `rate` is requests
-    per second and cluster.
+    per second and cluster. `ports`: fixed ones of the only cluster, by name (api, edge, prometheus, …).
     """
     if unknown := sorted(set(parts) - set(PARTS)):
         raise PermanentError(f"the sandbox has no part {unknown[0]}.", todo=f"Parts: {', '.join(PARTS)}.")
@@ -77,21 +84,30 @@ def start(
     names = clusters or [cluster.name for cluster in Topology.load(path).enabled_clusters]
     for name in names:
         Topology.load(path).cluster(name)
+    if ports and len(names) > 1:
+        raise PermanentError("fixed ports are for one cluster.", todo="Name one with --clusters.")
+    for part in parts:
+        for program in PROGRAMS.get(part, ()):
+            executable(program)
     with _alone(home):
         if running := find(home):
             return running
         _end(home)
-        return _start(home, names, parts, path, rate)
+        return _start(home, names, parts, path, rate, ports or {})
 
 
-def _start(home: Path, names: list[str], parts: tuple[str, ...], path: Path, rate: float) -> State:
+def _start(
+    home: Path, names: list[str], parts: tuple[str, ...], path: Path, rate: float, ports: dict[str, int]
+) -> State:
     (home / "log").mkdir(parents=True, exist_ok=True)
     processes: dict[str, subprocess.Popen[bytes]] = {}
+    births: dict[str, int] = {}
     endpoint = ""
 
     def spawn(name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
         processes[name] = _spawn(home, name, arguments)
-        _save(home, State("", {key: process.pid for key, process in processes.items()}, {}), ready=False)
+        births[name] = birth(processes[name].pid)
+        _save(home, State("", {key: process.pid for key, process in processes.items()}, {}, "", births), ready=False)
         return processes[name]
 
     try:
@@ -101,11 +117,11 @@ def _start(home: Path, names: list[str], parts: tuple[str, ...], path: Path, rat
             config = {
                 "cluster": name, "topology": str(path.absolute()), "images": str(project_folder() / "images.yaml"),
                 "folder": str(folder), "templates": str(home / "templates"),
-                "parts": [part for part in parts if part in CLUSTER_PARTS],
+                "parts": [part for part in parts if part in CLUSTER_PARTS], "ports": ports,
             }  # fmt: skip
             spawn(name, ["-m", f"{MARK}.cluster", "--config", json.dumps(config)])
         if "aws" in parts:
-            port = _free_port()
+            port = free_port()
             endpoint = f"http://127.0.0.1:{port}"
             spawn("aws", ["-m", f"{MARK}.aws", "--port", str(port)])
         found = {name: _wait_until_ready(home, name, processes[name]) for name in names}
@@ -122,7 +138,7 @@ def _start(home: Path, names: list[str], parts: tuple[str, ...], path: Path, rat
     except BaseException:
         _end(home)
         raise
-    state = State(str(kubeconfig), {name: process.pid for name, process in processes.items()}, found, endpoint)
+    state = State(str(kubeconfig), {name: process.pid for name, process in processes.items()}, found, endpoint, births)
     _save(home, state, ready=True)
     return state
 
@@ -136,10 +152,10 @@ def stop(home: Path) -> bool:
 def _end(home: Path) -> bool:
     path = home / "sandbox.json"
     try:
-        pids: list[int] = list(json.loads(path.read_text())["pids"].values())
-    except (FileNotFoundError, json.JSONDecodeError, KeyError):
-        pids = []
-    ours = [psutil.Process(pid) for pid in pids if _is_ours(pid)]
+        document: dict[str, Any] = json.loads(path.read_text())
+        ours = [psutil.Process(pid) for pid in _running(document["pids"], document["births"])]
+    except (FileNotFoundError, json.JSONDecodeError, KeyError, psutil.NoSuchProcess):
+        ours = []
     family = [*ours, *(child for process in ours for child in process.children(recursive=True))]
     for process in ours:
         _signal(process, signal.SIGTERM)
@@ -178,12 +194,6 @@ def _save(home: Path, state: State, *, ready: bool) -> None:
     temporary.replace(home / "sandbox.json")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def _wait_until_open(home: Path, name: str, process: subprocess.Popen[bytes], *, port: int) -> None:
     log = home / "log" / f"{name}.log"
     deadline = time.monotonic() + START_SECONDS
@@ -213,8 +223,9 @@ def _wait_until_ready(home: Path, name: str, process: subprocess.Popen[bytes]) -
             found: dict[str, Any] = json.loads(path.read_text())
             return {key: value for key, value in found.items() if key != "pid"}
         if process.poll() is not None:
-            last = (log.read_text().strip().splitlines() or ["nothing"])[-1]
-            raise PermanentError(f"the sandbox cluster ended while it started: {last}", target=name, todo=f"Log: {log}")
+            raise PermanentError(
+                f"the sandbox cluster did not start: {last_line(log)}", target=name, todo=f"Log: {log}"
+            )
         time.sleep(0.05)
     raise TemporaryError("the sandbox cluster did not come up in time.", target=name, todo=f"Log: {log}")
 
@@ -237,12 +248,9 @@ def _write_kubeconfig(home: Path, topology: Topology, found: dict[str, dict[str,
     return path
 
 
-def _is_ours(pid: int) -> bool:
-    try:
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and any(MARK in part for part in process.cmdline())
-    except psutil.NoSuchProcess:
-        return False
+def _running(pids: dict[str, int], births: dict[str, int]) -> list[int]:
+    """Those of our processes that still run."""
+    return [pid for name, pid in pids.items() if (began := birth(pid)) and began == births.get(name)]
 
 
 def _signal(process: psutil.Process, number: signal.Signals) -> None:

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import httpx
 import psutil
 
 from nexus_ops.errors import TemporaryError
+from nexus_ops.sandbox.processes import birth, free_port
 from nexus_ops.topology import project_folder
 
 START_SECONDS = 120.0
@@ -33,6 +33,8 @@ class Ui:
 
     pid: int
     url: str
+    birth: int
+    """When the leader began (`processes.birth`)."""
 
     @property
     def port(self) -> int:
@@ -43,10 +45,9 @@ def find(home: Path) -> Ui | None:
     """The UI that runs from this state folder, if one does."""
     try:
         ui = Ui(**json.loads((home / "ui.json").read_text()))
-        ours = b"dagster" in Path(f"/proc/{ui.pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError, json.JSONDecodeError, TypeError):
+    except (FileNotFoundError, json.JSONDecodeError, TypeError):
         return None
-    return ui if ours else None
+    return ui if birth(ui.pid) == ui.birth != 0 else None
 
 
 def start(home: Path, *, environment: dict[str, str] | None = None) -> Ui:
@@ -62,7 +63,7 @@ def start(home: Path, *, environment: dict[str, str] | None = None) -> Ui:
     shutil.copy(project_folder() / "deploy" / "local" / "dagster.yaml", dagster_home / "dagster.yaml")
     log_path = home / "log" / "ui.log"
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "dagster", "dev", "-w", str(project_folder() / "workspace.yaml")]
     with log_path.open("ab") as log:
         process = subprocess.Popen(
@@ -79,7 +80,7 @@ def start(home: Path, *, environment: dict[str, str] | None = None) -> Ui:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    ui = Ui(process.pid, f"http://127.0.0.1:{port}")
+    ui = Ui(process.pid, f"http://127.0.0.1:{port}", birth(process.pid))
     (home / "ui.json").write_text(json.dumps(asdict(ui)))
     try:
         _wait_until_it_answers(ui, process, log_path)
@@ -138,9 +139,3 @@ def _end(leader: int, number: signal.Signals) -> None:
             os.kill(pid, number)
         except ProcessLookupError:
             pass  # already gone, which is what was wanted
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

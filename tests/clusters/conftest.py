@@ -26,13 +26,6 @@ NAME = "staging-us-west-2"
 REAL = os.environ.get("NEXUS_TEST_KUBECONFIG")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs scripted faults or behaviours cannot run against a real cluster."""
-    for item in items:
-        if REAL and item.get_closest_marker("sandbox_only"):
-            item.add_marker(pytest.mark.skip(reason="needs the sandbox's scripted faults or behaviours"))
-
-
 @dataclass
 class Clock:
     """A clock that a test sets."""

@@ -1,9 +1,13 @@
-"""One sandbox cluster for all rollout tests."""
+"""One cluster for all rollout tests: a sandbox, or the real one of NEXUS_TEST_KUBECONFIG."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from platform_cluster import CLUSTER, VERSIONS, Platform
+from real_cluster import borrowed
 
 from nexus_ops.releases.build import build_release, read_chart
 from nexus_ops.releases.catalogue import FileCatalogue
@@ -13,25 +17,34 @@ from nexus_ops.storage import ObjectStore
 from nexus_ops.topology import Topology, default_path, project_folder
 
 
+@contextmanager
+def place(home: Path, topology: Topology) -> Generator[tuple[supervisor.State, Topology]]:
+    """Where the tests run, and the topology that leads there."""
+    if real := os.environ.get("NEXUS_TEST_KUBECONFIG"):
+        with borrowed(topology, CLUSTER, Path(real)) as led:
+            yield supervisor.State(kubeconfig=real, pids={}, clusters={}), led
+        return
+    parts = tuple(part for part in supervisor.DEFAULT_PARTS if part != "traffic")
+    try:
+        yield supervisor.start(home, [CLUSTER], parts), topology
+    finally:
+        supervisor.stop(home)
+
+
 @pytest.fixture(scope="session")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """A running platform cluster without background traffic, with the releases built; nothing deployed yet."""
     home = tmp_path_factory.mktemp("nexus")
-    topology = Topology.load(default_path())
-    parts = tuple(part for part in supervisor.DEFAULT_PARTS if part != "traffic")
-    state = supervisor.start(home, [CLUSTER], parts)
-    store = ObjectStore.open((home / "store").as_uri())
-    releases = ReleaseStore(store)
-    values = home / "values.yaml"
-    values.write_text("pods: {preStopSeconds: 1}\n")
-    chart = read_chart(project_folder() / "helm" / "nexus-ai-defi")
-    for version in VERSIONS:
-        catalogue = FileCatalogue(project_folder() / "images.yaml")
-        releases.save(build_release(topology, "staging", version, catalogue, chart, values), chart)
-    try:
+    with place(home, Topology.load(default_path())) as (state, topology):
+        store = ObjectStore.open((home / "store").as_uri())
+        releases = ReleaseStore(store)
+        values = home / "values.yaml"
+        values.write_text("pods: {preStopSeconds: 1}\n")
+        chart = read_chart(project_folder() / "helm" / "nexus-ai-defi")
+        catalogue = FileCatalogue(Path(os.environ.get("NEXUS_IMAGES") or project_folder() / "images.yaml"))
+        for version in VERSIONS:
+            releases.save(build_release(topology, "staging", version, catalogue, chart, values), chart)
         yield Platform(home, state, topology, store, releases, [], [])
-    finally:
-        supervisor.stop(home)
 
 
 @pytest.fixture(autouse=True)
@@ -40,4 +53,5 @@ def _quiet(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "platform" in request.fixturenames:
         platform: Platform = request.getfixturevalue("platform")
-        platform.admin("DELETE", "/faults")
+        if not platform.real:
+            platform.admin("DELETE", "/faults")

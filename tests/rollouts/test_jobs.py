@@ -1,7 +1,8 @@
 """The Dagster jobs on a real instance, against a sandbox cluster."""
 
 from collections.abc import Generator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -10,8 +11,10 @@ from platform_cluster import CLUSTER, Platform
 from nexus_ops.clusters.lease import acquire
 from nexus_ops.definitions import defs
 from nexus_ops.resources import NexusResource
+from nexus_ops.rollouts.driver import advance
 from nexus_ops.rollouts.strategy import Settings
-from nexus_ops.sensors.rollout import SENSORS
+from nexus_ops.sensors.rollout import SENSORS, who_drives
+from nexus_ops.topology import project_folder
 
 pytestmark = [pytest.mark.sandbox_only]
 
@@ -52,32 +55,139 @@ def test_a_dry_run_changes_nothing_and_a_deploy_is_reported(platform: Platform, 
     said = reported(instance)
     assert (said["version"], said["from"], said["success"]) == ("v1.1.0", "v1.0.0", True)
     assert "rollback" in str(said["what_next"])
+    digest = platform.record().evidence[0].digest
+    assert f"- monitor-health: pass: {platform.store.url}/evidence/{digest}" in str(said["evidence"]).splitlines()
 
 
 def test_a_bad_candidate_fails_the_run_and_says_why(platform: Platform, instance: dg.DagsterInstance) -> None:
     platform.ensure("v1.0.0")
     result = run(instance, "deploy", "plan", version="v1.4.0", dry_run=False, monitor_seconds=3, hold_seconds=1)
     assert not result.success
-    assert "CrashLoopBackOff" in str(reported(instance)["summary"])
+    said = reported(instance)
+    assert said["summary"] == "v1.4.0 rolled back; v1.0.0 serves"
+    assert "CrashLoopBackOff" in str(said["reason"])
     assert platform.at_the_edge()[0] == "v1.0.0"
+
+
+def ask_sensor(instance: dg.DagsterInstance) -> list[dg.RunRequest]:
+    """The runs that the rollout sensor asks for now."""
+    sensor = next(sensor for sensor in SENSORS if sensor.name == "rollout_staging_us_west_2")
+    context = dg.build_sensor_context(instance=instance, resources={"nexus": NexusResource()})
+    return list(sensor.evaluate_tick(context).run_requests or [])
 
 
 def test_the_sensor_goes_on_with_a_rollout_that_nobody_drives(platform: Platform, instance: dg.DagsterInstance) -> None:
     platform.ensure("v1.0.0")
-    sensor = next(sensor for sensor in SENSORS if sensor.name == "rollout_staging_us_west_2")
-
-    def tick() -> list[dg.RunRequest]:
-        context = dg.build_sensor_context(instance=instance, resources={"nexus": NexusResource()})
-        return list(sensor.evaluate_tick(context).run_requests or [])
-
-    assert tick() == [], "nothing runs, nothing is due"
     platform.begin("v1.1.0", Settings(monitor_seconds=2, hold_seconds=1))
     context = platform.context()
     with acquire(context.client, context.cluster.ops_namespace, "rollout", "another", clock=lambda: datetime.now(UTC)):
-        assert tick() == [], "another driver is at work"
-    (request,) = tick()
+        assert ask_sensor(instance) == [], "another driver is at work"
+    begun = begin_run(instance, dg.DagsterRunStatus.STARTING)
+    assert ask_sensor(instance) == [], "a run is on its way"
+    instance.delete_run(begun.run_id)
+    (request,) = ask_sensor(instance)
     assert request.tags["cluster"] == CLUSTER
     job = defs.resolve_job_def("resume_rollout")
     assert job.execute_in_process(run_config=request.run_config, instance=instance).success
     assert platform.at_the_edge()[0] == "v1.1.0"
-    assert tick() == []
+    assert ask_sensor(instance) == []
+
+    with dg.instance_for_test() as other:  # as when the run that ended it was killed at its last word
+        (unreported,) = ask_sensor(other)
+        assert job.execute_in_process(run_config=unreported.run_config, instance=other).success
+        wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey("deployment"), asset_partitions=[CLUSTER])
+        (told,) = other.fetch_materializations(wanted, limit=9).records
+        assert told.asset_materialization
+        assert told.asset_materialization.metadata["version"].value == "v1.1.0"
+        assert ask_sensor(other) == []
+
+
+def begin_run(instance: dg.DagsterInstance, status: dg.DagsterRunStatus, cluster: str = CLUSTER) -> dg.DagsterRun:
+    """A run of the instance that drives a cluster's rollout, in this status."""
+    job = defs.resolve_job_def("resume_rollout")
+    config = {"ops": {"find": {"config": {"cluster": cluster}}}}
+    return instance.create_run_for_job(job_def=job, run_config=config, status=status, tags={"cluster": cluster})
+
+
+def held(seconds_ago: float, now: datetime, holder: str) -> dict[str, Any]:
+    return {"spec": {"holderIdentity": holder, "renewTime": (now - timedelta(seconds=seconds_ago)).isoformat()}}
+
+
+def test_one_run_at_a_time_drives_a_cluster_and_a_dead_one_does_not_block_it() -> None:
+    """A second run beside the first; or none for minutes, since Dagster still calls the killed one started."""
+    with dg.instance_for_test() as instance:
+        run = begin_run(instance, dg.DagsterRunStatus.STARTED)
+        coming = begin_run(instance, dg.DagsterRunStatus.STARTING, "elsewhere")
+        records = {record.dagster_run.run_id: record for record in instance.get_run_records()}
+        began, later = records[run.run_id].create_timestamp, records[run.run_id].create_timestamp + timedelta(minutes=5)
+        started, waiting = [records[run.run_id]], [records[coming.run_id]]
+    assert who_drives(None, [], later) == ""
+    assert who_drives(held(3, later, "run-1"), [], later) == "run-1", "a driver without a run: a person's, or a test's"
+    assert "started" in who_drives(held(300, began, ""), started, began), "it has just begun"
+    assert "started" in who_drives(held(2, later, ""), started, later), "it is between two stages"
+    assert who_drives(held(60, later, ""), started, later) == "", "it died between two stages"
+    assert who_drives(held(21, later, "run-1"), started, later) == "", "it died at work: the lease ran out"
+    assert "starting" in who_drives(held(60, later, "run-1"), waiting, later), "the next one is coming"
+
+
+def test_a_candidate_that_fails_while_its_rollout_waits_goes_back_at_once(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    """A run leaves after a minute; a watch of five minutes must not go on unwatched."""
+    platform.ensure("v1.0.0")
+    platform.begin("v1.1.0", Settings(monitor_seconds=900, hold_seconds=900))
+    result = advance(platform.context(), patience=timedelta(seconds=30))
+    assert (result.state, platform.record().phase) == ("waiting", "running")
+    assert ask_sensor(instance) == []
+    platform.admin("PUT", "/behaviours/v1.1.0", {"pnl": -25000})
+    try:
+        assert platform.eventually(lambda: bool(ask_sensor(instance)))
+        assert platform.finish().state == "rolled-back"
+    finally:
+        platform.admin("PUT", "/behaviours/v1.1.0", {"pnl": 1200})
+    assert "LargePortfolioLoss" in platform.record().reason
+
+
+def refusal(result: dg.ExecuteInProcessResult) -> str:
+    """The error by which a run's first op failed, in its own words."""
+    assert not result.success
+    (failure,) = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
+    error = failure.step_failure_data.error
+    assert error is not None
+    return (error.cause or error).message.strip().partition(": ")[2]
+
+
+def test_what_cannot_be_deployed_is_refused_in_a_sentence_and_nothing_is_half_done(
+    platform: Platform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform.ensure("v1.0.0")
+    before, count = platform.record(), len(platform.admin("GET", "/mutations"))
+
+    def deploy(cluster: str, version: str) -> str:
+        return refusal(run(instance, "deploy", "plan", cluster=cluster, version=version, dry_run=False))
+
+    assert "there is no cluster named 'production-mars'. Known: " in deploy("production-mars", "v1.1.0")
+    assert "there is no cluster named ''" in deploy("", "v1.1.0"), "as the Launchpad opens"
+    assert "no release of staging named 'v9'" in deploy(CLUSTER, "v9")
+    assert "needs the kube context 'production-us-east-1'" in deploy("production-us-east-1", "v1.1.0")
+    broken = platform.home / "broken.yaml"
+    broken.write_text((project_folder() / "topology.yaml").read_text().replace("region: us-west-2", "region: mars", 1))
+    with monkeypatch.context() as patched:
+        patched.setenv("NEXUS_TOPOLOGY", str(broken))
+        said = deploy(CLUSTER, "v1.1.0")
+    assert "clusters.staging-us-west-2.region: 'mars' is not declared; allowed: us-west-2" in said
+    with monkeypatch.context() as patched:
+        patched.setenv("KUBECONFIG", str(platform.home / "stopped"))
+        assert "there is no kubeconfig. Set KUBECONFIG to it, or start the sandbox" in deploy(CLUSTER, "v1.1.0")
+    assert (platform.record(), len(platform.admin("GET", "/mutations"))) == (before, count)
+
+
+def test_a_second_deploy_fails_in_a_sentence_and_the_first_goes_on(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    platform.ensure("v1.0.0")
+    first = platform.begin("v1.1.0")
+    said = refusal(run(instance, "deploy", "plan", version="v1.1.0", dry_run=False))
+    assert "v1.1.0 is being rolled out (stage validate-prerequisites). Wait for it, or abort it" in said
+    assert platform.record() == first
+    assert platform.finish().state == "done"

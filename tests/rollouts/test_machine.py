@@ -8,11 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nexus_ops.rollouts.machine import Decision, Observed, Pods, Verdict, decide
-from nexus_ops.rollouts.record import Copy, Ledger, Record, StageState, Wish
+from nexus_ops.rollouts.record import Copy, Event, Ledger, Record, StageState, Wish, draining_key
 from nexus_ops.rollouts.strategy import BLUE_GREEN, Settings
 from nexus_ops.topology import COLOURS, Colour, Work, other
 
 WORKS: dict[str, Work] = {"orchestrator": "request", "hunter": "worker", "engine": "exclusive"}
+DRAINS = {"orchestrator": 5, "hunter": 5, "engine": 20}
+GRACE = timedelta(seconds=10)
+"""How long after a component's own time Kubernetes waits before it ends a pod by force."""
 SIZES = {"orchestrator": 3, "hunter": 2, "engine": 2}
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -40,6 +43,11 @@ class World:
     aborted: bool = False
     wanted: dict[tuple[str, Colour], int] = field(default_factory=dict)
     there: dict[tuple[str, Colour], int] = field(default_factory=dict)
+    leaving: dict[tuple[str, Colour], datetime] = field(default_factory=dict)
+    """Since when pods have been leaving."""
+    stuck: set[tuple[str, Colour]] = field(default_factory=set)
+    """Components of which one pod has begun something that does not end."""
+    told: list[Decision] = field(default_factory=list)
     edge: int = 0
     """The candidate's share of traffic that the gateway really has."""
     healthy: bool = True
@@ -52,7 +60,7 @@ class World:
 
     def observed(self) -> Observed:
         pods = {
-            key: Pods(self.wanted.get(key, 0), self.ready(key), self.there.get(key, 0))
+            key: Pods(self.wanted.get(key, 0), self.ready(key), self.there.get(key, 0), self.killed_at(key))
             for key in {*self.wanted, *self.there}
         }
         return Observed(pods, self.edge if self.visible else None, self.verdict)
@@ -62,11 +70,19 @@ class World:
             return 0
         return min(self.wanted.get(key, 0), self.there.get(key, 0))
 
+    def killed_at(self, key: tuple[str, Colour]) -> datetime | None:
+        since = self.leaving.get(key)
+        return since + timedelta(seconds=DRAINS[key[0]]) + GRACE if since and self.there.get(key, 0) else None
+
     def let_pods_move(self, steps: int) -> None:
         """Some pods start, some leave; a leaving one is there until it is gone."""
         for key in {*self.wanted, *self.there}:
-            gap = self.wanted.get(key, 0) - self.there.get(key, 0)
-            self.there[key] = self.there.get(key, 0) + max(-steps, min(steps, gap))
+            there, gap = self.there.get(key, 0), self.wanted.get(key, 0) - self.there.get(key, 0)
+            if gap < 0:
+                self.leaving.setdefault(key, self.now)
+            self.there[key] = there + max(-steps, min(steps, gap))
+            if key in self.stuck and gap < 0:
+                self.there[key] = max(1, self.there[key])
 
     def carry_out(self, decision: Decision, crash: str) -> None:
         """Act, then write the record; a driver that crashes before or after the act leaves the record as it was."""
@@ -87,13 +103,23 @@ class World:
         """The record as a driver writes it after a step."""
         record = self.record
         if decision.step == "validate":
-            return replace(record, replicas=dict(SIZES))
+            return replace(record, replicas=dict(SIZES), drain_seconds=dict(DRAINS))
+        if decision.step == "wait-gone" and decision.colour:
+            since = {draining_key(name, decision.colour): self.now.isoformat() for name in decision.targets}
+            return replace(record, draining={**since, **record.draining})
+        if decision.step == "tell" and decision.reason:
+            until = decision.until.isoformat() if decision.until else None
+            about = ", ".join(draining_key(name, decision.colour or "green") for name in decision.targets)
+            event = Event(self.now.isoformat(), decision.reason, decision.why, about, until)
+            return replace(record, events=(*record.events, event))
         if decision.step == "apply":
             return replace(record, applied=True)
         if decision.step == "smoke":
             return replace(record, verified=tuple({*record.verified, *decision.targets}))
         if decision.step == "weight":
-            return replace(record, weight=decision.weight or 0)
+            return replace(record, weight=decision.weight or 0, weight_since=self.now.isoformat(), observed=None)
+        if decision.step == "observe-weight" and self.visible and self.edge == decision.weight:
+            return replace(record, observed=decision.weight)
         if decision.step == "monitor" and decision.stage == "monitor-health":
             return replace(record, monitor_until=(self.now + timedelta(seconds=5)).isoformat())
         if decision.step == "monitor":
@@ -125,6 +151,8 @@ class World:
     def step(self, crash: str = "") -> Decision:
         decision = decide(self.ledger, WORKS, self.observed(), self.now)
         before = self.edge
+        if decision.step == "tell":
+            self.told.append(decision)
         self.carry_out(decision, crash)
         if self.edge != before:
             target = self.record.candidate.colour if self.edge else other(self.record.candidate.colour)
@@ -204,15 +232,111 @@ def test_a_weight_that_cannot_be_seen_moves_nothing_else() -> None:
     assert made.there.get(("engine", "green"), 0) == 0
 
 
-def test_exclusive_work_waits_for_a_drain_that_does_not_end() -> None:
+def test_traffic_that_never_follows_ends_the_rollout() -> None:
     made = world()
-    for _ in range(120):
+    made.visible = False
+    go_on(made, 30)
+    assert (made.record.phase, made.record.weight) == ("running", 100)
+    go_on(made, 61)
+    assert made.record.phase == "rolling-back"
+    assert made.record.reason == (
+        "traffic does not follow: 100 % were requested, the share cannot be observed after 61 s"
+    )
+
+
+def test_traffic_that_was_seen_may_be_lost_from_sight() -> None:
+    """One look that fails, long after the switch, is no reason to go back."""
+    made = world()
+    made.stuck = {("engine", "blue")}  # the switch takes long
+    go_on(made, 90)
+    assert made.record.observed == 100
+    made.visible = False
+    go_on(made, 5)
+    assert made.record.phase == "running"
+    made.visible, made.stuck = True, set()
+    run(made)
+    assert made.record.phase == "done"
+
+
+def test_traffic_that_does_not_go_back_is_told_once_and_waited_for() -> None:
+    made = world()
+    while made.record.observed != 100:
+        go_on(made, 1)
+    made.aborted = True
+    made.visible = False
+    go_on(made, 200)
+    assert [told.reason for told in made.told] == ["WeightUnseen"]
+    assert running(made, "green"), "what may still be asked stays"
+    made.visible = True
+    run(made)
+    assert (made.record.phase, running(made, "blue")) == ("rolled-back", SIZES)
+
+
+def go_on(made: World, seconds: int) -> World:
+    """Steps of a driver for so long."""
+    for _ in range(seconds):
         made.step()
-        stuck = made.there.get(("engine", "blue"), 0)
         made.let_pods_move(1)
-        made.there["engine", "blue"] = max(stuck, 1)
+        made.now += timedelta(seconds=1)
+    return made
+
+
+def test_exclusive_work_that_does_not_drain_holds_and_is_told_once_before_it_is_killed() -> None:
+    made = world()
+    made.stuck = {("engine", "blue")}
+    go_on(made, 90)
     assert made.there.get(("engine", "green"), 0) == 0
     assert decide(made.ledger, WORKS, made.observed(), made.now).step == "wait-gone"
+    (told,) = made.told
+    assert (told.reason, told.targets, told.colour) == ("DrainLate", {"engine": 0}, "blue")
+    assert f"Kubernetes ends them by force at {told.until:%H:%M:%S}" in told.why
+    (event,) = made.record.events
+    assert (event.reason, event.about) == ("DrainLate", "engine/blue")
+    since = datetime.fromisoformat(made.record.draining["engine/blue"])
+    late = datetime.fromisoformat(event.time) - since
+    assert timedelta(seconds=20) <= late < timedelta(seconds=20) + GRACE
+
+
+def test_work_that_ends_late_lets_the_rollout_go_on_and_says_so() -> None:
+    made = world()
+    made.stuck = {("engine", "blue")}
+    while not made.told:
+        go_on(made, 1)
+    made.stuck = set()
+    run(made)
+    assert [told.reason for told in made.told] == ["DrainLate", "DrainEnded"]
+    assert (made.record.phase, running(made, "green")) == ("done", SIZES)
+
+
+def test_work_that_was_killed_by_kubernetes_is_told_as_such() -> None:
+    made = world()
+    made.stuck = {("engine", "blue")}
+    while not made.told:
+        go_on(made, 1)
+    go_on(made, 15)
+    made.stuck = set()  # its grace is over: the kubelet kills it
+    run(made)
+    assert [told.reason for told in made.told] == ["DrainLate", "DrainKilled"]
+    assert "it may be half done" in made.told[1].why
+
+
+def test_requests_of_the_old_colour_that_do_not_drain_hold_the_end_of_the_clean_up() -> None:
+    made = world()
+    made.stuck = {("orchestrator", "blue")}
+    go_on(made, 120)
+    assert not made.record.finished
+    assert [(told.reason, *told.targets) for told in made.told] == [("DrainLate", "orchestrator")]
+    made.stuck = set()
+    assert run(made).record.phase == "done"
+
+
+def test_an_abort_wins_over_a_drain_that_does_not_end() -> None:
+    made = world()
+    made.stuck = {("engine", "blue")}
+    go_on(made, 60)
+    made.aborted = True
+    run(made)
+    assert (made.record.phase, made.edge, running(made, "blue")) == ("rolled-back", 0, SIZES)
 
 
 def test_a_release_without_a_way_back_waits_for_approval() -> None:
@@ -295,5 +419,16 @@ def test_whatever_happens_it_stays_safe_and_ends(
 
 @given(st.builds(new_record, stable=st.booleans()), st.integers(0, 100), st.text(max_size=20))
 def test_a_record_reads_back_as_it_was_written(record: Record, weight: int, said: str) -> None:
-    changed = replace(record, weight=weight, said=said, replicas=SIZES, baseline={"pnl": 1.5}, verified=("a", "b"))
+    event = Event("t", "DrainLate", said, "engine/blue", None)
+    changed = replace(
+        record,
+        events=(event,),
+        drain_seconds=SIZES,
+        draining={"engine/blue": "t"},
+        weight=weight,
+        said=said,
+        replicas=SIZES,
+        baseline={"pnl": 1.5},
+        verified=("a", "b"),
+    )
     assert Record.from_json(changed.to_json()) == changed

@@ -1,5 +1,7 @@
 """Rollouts on a sandbox cluster: real HTTP, a real gateway, a real Prometheus."""
 
+import threading
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -82,6 +84,38 @@ def test_a_crash_looping_candidate_goes_back_with_its_last_words_and_users_see_n
     assert platform.record().weight == 0
     serving = platform.at_the_edge()[1]
     assert platform.eventually(lambda: {own for _, own in platform.pods()} == {serving}), "the candidate is taken down"
+
+
+def test_an_order_that_takes_too_long_is_told_waited_for_and_executed_once(platform: Platform) -> None:
+    """A drain that timed out in silence, or was forced."""
+    platform.ensure("v1.0.0")
+    platform.notified.clear()
+    platform.begin("v1.1.0", replace(QUICK, drain_seconds=1))
+    platform.admin("PUT", "/behaviours/v1.0.0", {"order_seconds": 14.0})
+    url = f"{platform.urls['services']}/orders"
+    host = f"execution-engine.{platform.context().cluster.namespace}.svc"
+    answers: list[int] = []
+
+    def order() -> None:
+        sent = httpx.post(url, headers={"Host": host}, json={"id": "slow-order"}, timeout=60)
+        answers.append(sent.status_code)
+
+    sender = threading.Thread(target=order)
+    sender.start()
+    try:
+        assert platform.finish().state == "done"
+    finally:
+        sender.join(timeout=60)
+        platform.admin("PUT", "/behaviours/v1.0.0", {"order_seconds": 0.05})
+    assert answers == [200]
+    assert [order["id"] for order in platform.admin("GET", "/orders")].count("slow-order") == 1
+    events = [event for event in platform.record().events if event.about.startswith("execution-engine/")]
+    assert [event.reason for event in events][:1] == ["DrainLate"]
+    assert len(events) == 2, "late, and how it ended"
+    assert "Kubernetes ends them by force at" in events[0].text
+    told = [message for message in platform.notified if "execution-engine" in message]
+    assert "old pods take too long to drain" in told[0]
+    assert len(told) == 2
 
 
 def test_rollback_after_the_hold_deploys_the_previous_release(platform: Platform) -> None:

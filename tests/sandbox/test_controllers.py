@@ -50,6 +50,62 @@ def test_a_changed_template_rolls_without_going_below_what_must_be_available() -
     run(scenario)
 
 
+def progressing(w: World) -> tuple[str, str]:
+    """Status and reason of the Deployment's condition Progressing."""
+    said = w.store.get("deployments.apps", "n", "d").get("status", {}).get("conditions") or ()
+    return next(((c["status"], c["reason"]) for c in said if c["type"] == "Progressing"), ("", ""))
+
+
+def test_a_rollout_that_gets_nowhere_exceeds_its_deadline_and_recovers() -> None:
+    """Drivers give up on this reason; an image that cannot be pulled never gets ready."""
+
+    async def scenario(w: World) -> None:
+        w.deploy(version=1, replicas=1)
+        w.change("deployments.apps", "d", lambda o: o["spec"].update(progressDeadlineSeconds=1))
+        await w.until(lambda: progressing(w) == ("True", "NewReplicaSetAvailable"))
+        broken = deployment(99, 1, 8080)["spec"]["template"]
+        w.change("deployments.apps", "d", lambda o: o["spec"].update(template=broken))
+        await w.until(lambda: progressing(w) == ("False", "ProgressDeadlineExceeded"))
+        assert w.ready() == 1
+        good = deployment(2, 1, 8080)["spec"]["template"]
+        w.change("deployments.apps", "d", lambda o: o["spec"].update(template=good))
+        await w.until(lambda: progressing(w) == ("True", "NewReplicaSetAvailable"))
+
+    run(scenario)
+
+
+def test_a_complete_deployment_does_not_fall_back_to_progressing_when_a_pod_dies() -> None:
+    """The deadline is about rollouts: a pod that is replaced later must not look like one."""
+
+    async def scenario(w: World) -> None:
+        w.deploy(replicas=2)
+        await w.until(lambda: progressing(w) == ("True", "NewReplicaSetAvailable"))
+        seen: set[tuple[str, str]] = set()
+        w.store.subscribe(lambda _: seen.add(progressing(w)))
+        w.store.delete("pods", "n", w.pods()[0]["metadata"]["name"], grace_seconds=0)
+        await w.until(lambda: w.ready() == 1)
+        await w.until(lambda: w.ready() == 2)
+        assert seen == {("True", "NewReplicaSetAvailable")}
+
+    run(scenario)
+
+
+def test_a_pod_counts_as_available_only_after_minReadySeconds() -> None:
+    """Ready for a moment is not available: a rollout must not go on with pods that fall over at once."""
+
+    async def scenario(w: World) -> None:
+        w.deploy(replicas=1)
+        w.change("deployments.apps", "d", lambda o: o["spec"].update(minReadySeconds=2))
+        available = lambda: w.store.get("deployments.apps", "n", "d").get("status", {}).get("availableReplicas", 0)  # noqa: E731 short
+        await w.until(lambda: w.ready() == 1)
+        ready = asyncio.get_running_loop().time()
+        assert available() == 0
+        await w.until(lambda: available() == 1)
+        assert asyncio.get_running_loop().time() - ready >= 0.9
+
+    run(scenario)
+
+
 def test_a_template_that_comes_back_takes_the_next_revision() -> None:
     async def scenario(w: World) -> None:
         w.deploy(version=1, replicas=1)

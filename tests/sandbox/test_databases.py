@@ -66,7 +66,7 @@ def set_subsets(context: RolloutContext, name: str, namespace: str, subsets: lis
     """Change where a Service leads to; what was before."""
     endpoints = context.client.get(ENDPOINTS, name, namespace)
     assert endpoints is not None
-    before = endpoints["subsets"]
+    before = endpoints.get("subsets", [])
     context.client.replace({**endpoints, "subsets": subsets}, manager="test")
     return before
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -140,3 +141,18 @@ def test_preStop_hooks_of_both_forms_are_understood() -> None:
 def test_the_time_to_ready_varies_but_is_the_same_for_the_same_pod() -> None:
     assert jitter("a") == jitter("a") != jitter("b")
     assert all(0.9 <= jitter(str(n)) <= 1.1 for n in range(50))
+
+
+def test_a_port_that_is_taken_everywhere_is_said_by_the_pod_which_starts_when_it_is_free() -> None:
+    """Something on 0.0.0.0 takes the port on every loopback address: a pod pending without a word helps nobody."""
+
+    async def scenario(w: World) -> None:
+        with socket.create_server(("0.0.0.0", 0)) as taken:
+            port = taken.getsockname()[1]
+            w.deploy(replicas=1, port=port)
+            await w.until(lambda: waiting_reason(w) == "CreateContainerError")
+            said = w.pods()[0]["status"]["containerStatuses"][0]["state"]["waiting"]["message"]
+            assert f"the port {port} is taken on every loopback address" in said
+        await w.until(lambda: w.ready() == 1)
+
+    run(scenario)

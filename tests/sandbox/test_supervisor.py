@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -83,6 +84,63 @@ def test_unknown_names_are_refused_before_anything_starts(home: Path) -> None:
         supervisor.start(home, [CLUSTER], ("gatway",))
     with pytest.raises(OperationError):
         supervisor.start(home, ["nowhere"])
+    assert not (home / "sandbox.json").exists()
+
+
+def test_a_number_that_is_somebody_elses_now_is_left_alone(
+    home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Process numbers come again: an old state file must not end another folder's sandbox, nor pass it off as ours."""
+    other = tmp_path_factory.mktemp("other")
+    try:
+        running = supervisor.start(other, [CLUSTER], ("api",))
+        stale = json.loads((other / "sandbox.json").read_text())
+        stale["births"] = {name: began - 1 for name, began in stale["births"].items()}
+        (home / "sandbox.json").write_text(json.dumps(stale))
+        assert supervisor.find(home) is None
+        assert not supervisor.stop(home)
+        assert supervisor.find(other) == running
+    finally:
+        supervisor.stop(other)
+
+
+def test_a_port_that_is_taken_is_named_and_nothing_is_left(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OperationError) as refused:
+            supervisor.start(home, [CLUSTER], ("gateway",), ports={"edge": port})
+    assert f"the port {port} for edge is taken by another program." in str(refused.value)
+    assert "Traceback" not in str(refused.value)
+    assert not (home / "sandbox.json").exists()
+
+
+def test_a_port_that_is_asked_for_is_used(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    state = supervisor.start(home, [CLUSTER], ("api",), ports={"api": port})
+    assert state.clusters[CLUSTER]["api"] == f"http://127.0.0.1:{port}"
+    assert httpx.get(f"http://127.0.0.1:{port}/healthz").text == "ok"
+
+
+@pytest.mark.parametrize("part", ["prometheus", "gateway"])
+def test_a_program_that_is_missing_is_named_before_anything_starts(
+    home: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """An interpreter without programs beside it, and an empty PATH: as on a machine without them."""
+    monkeypatch.setattr(sys, "executable", str(home / "python"))
+    monkeypatch.setenv("PATH", str(home))
+    program = {"gateway": "envoy"}.get(part, part)
+    with pytest.raises(OperationError, match=rf"^the program {program} is missing\. .*make setup"):
+        supervisor.start(home, [CLUSTER], (part,))
+    assert not (home / "sandbox.json").exists()
+
+
+def test_a_server_that_ends_at_its_start_is_an_error_with_its_last_words(home: Path) -> None:
+    """A Prometheus that cannot use its folder must not be found out minutes later, by an analysis without data."""
+    (home / "clusters" / CLUSTER / "prometheus").mkdir(parents=True)
+    (home / "clusters" / CLUSTER / "prometheus" / "data").write_text("not a folder")
+    with pytest.raises(OperationError, match=r"Prometheus ended while it started: panic: Unable to create"):
+        supervisor.start(home, [CLUSTER], ("prometheus",))
     assert not (home / "sandbox.json").exists()
 
 

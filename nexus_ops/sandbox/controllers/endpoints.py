@@ -117,7 +117,8 @@ def _slice(service: Object, pods: list[Object]) -> Object:
         }
         for pod in pods
     ]
-    return {"addressType": "IPv4", "endpoints": endpoints, "ports": _ports(service, pods[0] if pods else None)}
+    ports = [{"name": "", **port} for port in _ports(service, pods[0] if pods else None)]  # kubectl needs the name
+    return {"addressType": "IPv4", "endpoints": endpoints, "ports": ports}
 
 
 class AutoscalerController:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 from nexus_ops.sandbox.controllers.queue import Key
@@ -60,8 +61,8 @@ class ReplicaSetController:
             if failure := self._over_quota(namespace):
                 break
             self._create(rs)
-        self._report(rs, failure)
-        return 5.0 if failure else None
+        waits = self._report(rs, failure)
+        return 5.0 if failure else waits
 
     def _create(self, rs: Object) -> None:
         template = rs["spec"]["template"]
@@ -91,18 +92,22 @@ class ReplicaSetController:
                 }  # fmt: skip
         return None
 
-    def _report(self, rs: Object, failure: Object | None) -> None:
+    def _report(self, rs: Object, failure: Object | None) -> float | None:
+        """Write the status; seconds until the next ready pod has been so for minReadySeconds."""
         names = self._pods.get(rs["metadata"]["uid"], {})
         namespace = rs["metadata"]["namespace"]
         pods = [
             pod for pod in (self.store.find(PODS, namespace, name) for name in names) if pod and not is_leaving(pod)
         ]
-        ready = sum(is_ready(pod) for pod in pods)
+        waits = [_until_available(pod, rs["spec"].get("minReadySeconds", 0)) for pod in pods if is_ready(pod)]
+        ready, available = len(waits), sum(wait <= 0 for wait in waits)
         status: Object = {"replicas": len(pods), "observedGeneration": rs["metadata"]["generation"]}
         if pods:
             status["fullyLabeledReplicas"] = len(pods)
         if ready:
-            status |= {"readyReplicas": ready, "availableReplicas": ready}
+            status["readyReplicas"] = ready
+        if available:
+            status["availableReplicas"] = available
         if failure:
             status["conditions"] = [failure]
         if status != rs.get("status"):
@@ -113,6 +118,16 @@ class ReplicaSetController:
                 lambda obj: obj.update(status=status),
                 subresource="status",
             )
+        return min((wait for wait in waits if wait > 0), default=None)
+
+
+def _until_available(pod: Object, seconds: int) -> float:
+    """Seconds until a ready pod counts as available; 0 or less: it does."""
+    if not seconds:
+        return 0.0
+    ready = next(c for c in pod["status"]["conditions"] if c["type"] == "Ready")
+    since = datetime.fromisoformat(ready["lastTransitionTime"])
+    return seconds - (datetime.now(UTC) - since).total_seconds()
 
 
 def _worth(pod: Object) -> tuple[bool, bool, str]:

@@ -6,8 +6,10 @@ import copy
 import hashlib
 import json
 import math
+from datetime import UTC, datetime
 from typing import Any
 
+from nexus_ops.sandbox.controllers.progress import Progress, progress
 from nexus_ops.sandbox.controllers.queue import Key
 from nexus_ops.sandbox.kube.clock import timestamp
 from nexus_ops.sandbox.kube.store import Event, Store
@@ -78,27 +80,31 @@ class DeploymentController:
             return None
         sets = [rs for rs in self.store.list(REPLICA_SETS, namespace) if self._owns(deployment, rs)]
         wanted = template_hash(deployment["spec"]["template"])
-        newest = next((rs for rs in sets if rs["metadata"]["labels"].get("pod-template-hash") == wanted), None)
+        newest = next((rs for rs in sets if _hash_of(rs) == wanted), None)
         older = [rs for rs in sets if rs is not newest]
+        created = newest is None and not deployment["spec"].get("paused")
         if not deployment["spec"].get("paused"):
             if newest is None:
                 newest = self._create(deployment, wanted, older)
-            newest = self._renew(newest, older)
+            newest = self._renew(deployment, newest, older)
             self._scale(deployment, newest, older)
             self._forget(deployment, older)
             sets = [rs for rs in self.store.list(REPLICA_SETS, namespace) if self._owns(deployment, rs)]
-        self._report(deployment, sets, wanted)
-        return None
+        return self._report(deployment, sets, wanted, created=created)
 
-    def _renew(self, newest: Object, older: list[Object]) -> Object:
+    def _renew(self, deployment: Object, newest: Object, older: list[Object]) -> Object:
         """A template that comes back takes the next revision, as `kubectl rollout undo` shows it."""
         last = max((revision_of(rs) for rs in older), default=0)
-        if revision_of(newest) > last:
+        pause = deployment["spec"].get("minReadySeconds", 0)
+        if revision_of(newest) > last and newest["spec"].get("minReadySeconds", 0) == pause:
             return newest
         meta = newest["metadata"]
 
         def change(obj: Object) -> None:
-            obj["metadata"].setdefault("annotations", {})[REVISION] = str(last + 1)
+            revision = max(last + 1, revision_of(newest))
+            obj["metadata"].setdefault("annotations", {})[REVISION] = str(revision)
+            obj["spec"].pop("minReadySeconds", None)
+            obj["spec"].update({"minReadySeconds": pause} if pause else {})
 
         return self.store.edit(REPLICA_SETS, meta["namespace"], meta["name"], change)
 
@@ -131,7 +137,12 @@ class DeploymentController:
                     "annotations": {REVISION: str(revision)},
                     "ownerReferences": [owner_reference(deployment)],
                 },
-                "spec": {"replicas": 0, "selector": selector, "template": template},
+                "spec": {
+                    "replicas": 0,
+                    "selector": selector,
+                    "template": template,
+                    **({"minReadySeconds": pause} if (pause := spec.get("minReadySeconds")) else {}),
+                },
             },
         )
 
@@ -180,17 +191,14 @@ class DeploymentController:
                 REPLICA_SETS, meta["namespace"], meta["name"], lambda obj: obj["spec"].update(replicas=replicas)
             )
 
-    def _report(self, deployment: Object, sets: list[Object], wanted: str) -> None:
+    def _report(self, deployment: Object, sets: list[Object], wanted: str, *, created: bool) -> float | None:
+        """Write the status; seconds until the progress deadline, if one is running."""
         spec, old = deployment["spec"], deployment.get("status") or {}
         counts = {
             "replicas": sum(rs.get("status", {}).get("replicas", 0) for rs in sets),
             "readyReplicas": sum(rs.get("status", {}).get("readyReplicas", 0) for rs in sets),
             "availableReplicas": sum(rs.get("status", {}).get("availableReplicas", 0) for rs in sets),
-            "updatedReplicas": sum(
-                rs.get("status", {}).get("replicas", 0)
-                for rs in sets
-                if rs["metadata"]["labels"].get("pod-template-hash") == wanted
-            ),
+            "updatedReplicas": sum(rs.get("status", {}).get("replicas", 0) for rs in sets if _hash_of(rs) == wanted),
         }
         asked = sum(rs["spec"].get("replicas", 0) for rs in sets)
         missing = max(0, asked - counts["availableReplicas"])
@@ -202,7 +210,9 @@ class DeploymentController:
             (spec["strategy"].get("rollingUpdate") or {}).get("maxUnavailable", 0), spec["replicas"], up=False
         )
         available = counts["availableReplicas"] >= needed
-        status["conditions"] = self._conditions(deployment, old, counts, available, sets)
+        newest = next((rs["metadata"]["name"] for rs in sets if _hash_of(rs) == wanted), None)
+        said = progress(deployment, counts, newest, datetime.now(UTC), created=created)
+        status["conditions"] = self._conditions(deployment, old, said, available, sets)
         if status != old:
             revision = max(map(revision_of, sets), default=0)
 
@@ -219,25 +229,22 @@ class DeploymentController:
                 subresource="status",
             )  # fmt: skip
 
+        return said.due if said else None
+
     @staticmethod
     def _conditions(
-        deployment: Object, old: Object, counts: dict[str, int], available: bool, sets: list[Object]
+        deployment: Object, old: Object, gets_on: Progress | None, available: bool, sets: list[Object]
     ) -> list[Object]:
-        name, total = deployment["metadata"]["name"], deployment["spec"]["replicas"]
-        done = counts["updatedReplicas"] == counts["availableReplicas"] == counts["replicas"] == total
         failure = next(
             (c for rs in sets for c in rs.get("status", {}).get("conditions") or () if c["type"] == "ReplicaFailure"),
             None,
         )
-        progress = ("True", "NewReplicaSetAvailable", f'ReplicaSet "{name}" has successfully progressed.')
-        if deployment["spec"].get("paused"):
-            progress = ("Unknown", "DeploymentPaused", "Deployment is paused")
-        elif not done:
-            progress = ("True", "ReplicaSetUpdated", f'ReplicaSet "{name}" is progressing.')
         served = ("True", "MinimumReplicasAvailable", "Deployment has minimum availability.")
         if not available:
             served = ("False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.")
-        said = {"Available": served, "Progressing": progress}
+        said: dict[str, tuple[str, str, str]] = {"Available": served}
+        if gets_on:
+            said["Progressing"] = (gets_on.status, gets_on.reason, gets_on.message)
         if failure:
             said["ReplicaFailure"] = ("True", failure["reason"], failure["message"])
         before = {c["type"]: c for c in old.get("conditions") or ()}
@@ -247,12 +254,17 @@ class DeploymentController:
         for kind in order:
             status, reason, message = said[kind]
             was = before.get(kind)
-            if was and (was["status"], was["reason"]) == (status, reason):
+            moved = kind == "Progressing" and gets_on is not None and gets_on.moved
+            if was and (was["status"], was["reason"]) == (status, reason) and not moved:
                 result.append(was)
             else:
-                moved = was["lastTransitionTime"] if was and was["status"] == status else timestamp()
+                since = was["lastTransitionTime"] if was and was["status"] == status else timestamp()
                 result.append(
-                    {"type": kind, "status": status, "lastUpdateTime": timestamp(), "lastTransitionTime": moved,
+                    {"type": kind, "status": status, "lastUpdateTime": timestamp(), "lastTransitionTime": since,
                      "reason": reason, "message": message}
                 )  # fmt: skip
         return result
+
+
+def _hash_of(rs: Object) -> str | None:
+    return rs["metadata"]["labels"].get("pod-template-hash")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,21 +13,21 @@ import yaml
 from aiohttp import web
 
 from nexus_ops.sandbox.kube import discovery
-from nexus_ops.sandbox.kube.errors import ApiError, Cause, invalid
+from nexus_ops.sandbox.kube.answers import JSON_TYPE, answer, form_of, shaped, shown
+from nexus_ops.sandbox.kube.errors import ApiError
 from nexus_ops.sandbox.kube.faults import Faults
-from nexus_ops.sandbox.kube.options import check_delete_options, check_list_options
+from nexus_ops.sandbox.kube.options import check_delete_options, check_list_options, check_write_options
 from nexus_ops.sandbox.kube.proxy import Proxy
 from nexus_ops.sandbox.kube.registry import Registry, Request, scale_of
 from nexus_ops.sandbox.kube.resources import Resource
 from nexus_ops.sandbox.kube.store import Store
-from nexus_ops.sandbox.kube.tables import table
 from nexus_ops.sandbox.kube.watch import Selection, check_watch, list_objects, watch_events
 
 Object = dict[str, Any]
-LogReader = Callable[[str, str, dict[str, str]], str]
+LogReader = Callable[[str, str, Mapping[str, str]], str]
+LogFollower = Callable[[str, str, Mapping[str, str]], AsyncIterator[str]]
 Evict = Callable[[str, str], None]
 
-JSON_TYPE = "application/json"
 PATCHES = {
     "application/json-patch+json": "json-patch",
     "application/merge-patch+json": "merge-patch",
@@ -51,26 +51,22 @@ class Target:
     watch: bool
 
 
-def answer(
-    body: Any, status: int = 200, warnings: list[str] | None = None, headers: dict[str, str] | None = None
-) -> web.Response:
-    """A JSON answer whose Content-Type is exactly application/json."""
-    response = web.Response(status=status, body=json.dumps(body).encode(), headers=headers)
-    response.headers["Content-Type"] = JSON_TYPE
-    for text in warnings or ():
-        response.headers.add("Warning", f'299 - "{text}"')
-    return response
-
-
 class Api:
     """One API server over a store."""
 
-    def __init__(self, store: Store, faults: Faults, read_log: LogReader | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        faults: Faults,
+        read_log: LogReader | None = None,
+        follow_log: LogFollower | None = None,
+    ) -> None:
         self.store = store
         self.faults = faults
         self.registry = Registry(store)
         self.proxy = Proxy(store)
         self.read_log = read_log
+        self.follow_log = follow_log
 
     def application(self) -> web.Application:
         """The aiohttp application."""
@@ -163,7 +159,7 @@ class Api:
                 request, resource.plural, target.namespace or "", target.name or "", target.rest
             )
         if sub == "log" and resource.key == "pods":
-            return self._log(request, target)
+            return await self._log(request, target)
         if sub == "eviction" and resource.key == "pods" and request.method == "POST":
             return self._evict(target)
         known = {"status": resource.status, "scale": resource.scale, "finalize": resource.plural == "namespaces"}
@@ -186,7 +182,7 @@ class Api:
         obj = self.store.get(target.resource.key, target.namespace, target.name or "")
         if target.subresource == "scale":
             obj = scale_of(obj)
-        return self._shown(request, target, obj)
+        return shown(request, target.resource, obj)
 
     async def _list(self, request: web.Request, target: Target) -> web.StreamResponse:
         selection = Selection.parse(target.resource, target.namespace, request.query)
@@ -194,66 +190,49 @@ class Api:
             return await self._watch(request, selection)
         check_list_options(request.query)
         found = list_objects(self.store, selection, request.query)
-        if "as=Table" in request.headers.get("Accept", ""):
-            return self._table(request, target, found["items"], found["metadata"])
-        return self._shown(request, target, found)
+        return shown(request, target.resource, found)
 
     async def _watch(self, request: web.Request, selection: Selection) -> web.StreamResponse:
         check_watch(request.query)
+        form, include = form_of(request)
         response = web.StreamResponse(headers={"Content-Type": JSON_TYPE})
         response.enable_chunked_encoding()
         await response.prepare(request)
-        as_table = "as=Table" in request.headers.get("Accept", "")
         drops = [rule for rule in self.faults.rules if rule.action == "drop-watch"]
         async for event in watch_events(self.store, selection, request.query):
-            if as_table and event["type"] in ("ADDED", "MODIFIED", "DELETED"):
-                include = request.query.get("includeObject", "Metadata")
-                event = {
-                    **event,
-                    "object": table(selection.resource, [event["object"]], str(self.store.version), include),
-                }
+            if form.shape and event["type"] in ("ADDED", "MODIFIED", "DELETED"):
+                event = {**event, "object": shaped(event["object"], selection.resource, form, include)}
             await response.write(json.dumps(event).encode() + b"\n")
             if any(rule.due("WATCH", request.path, request.headers.get("User-Agent", "")) for rule in drops):
                 raise ConnectionAbortedError
         await response.write_eof()
         return response
 
-    def _shown(
-        self, request: web.Request, target: Target, body: Object, status: int = 200, warnings: list[str] | None = None
-    ) -> web.Response:
-        accept = request.headers.get("Accept", "")
-        if "as=Table" in accept and body.get("kind") == target.resource.kind:
-            return self._table(
-                request, target, [body], {"resourceVersion": body["metadata"].get("resourceVersion", "")}
-            )
-        if accept and not any(kind in accept for kind in (JSON_TYPE, "*/*", "yaml", "application/*")):
-            text = "application/json, application/yaml, application/vnd.kubernetes.protobuf"
-            message = f"only the following media types are accepted: {text}"
-            raise ApiError(406, message, details={})
-        if "yaml" in accept and JSON_TYPE not in accept:
-            return web.Response(
-                status=status, body=yaml.safe_dump(body).encode(), headers={"Content-Type": "application/yaml"}
-            )
-        return answer(body, status, warnings)
-
-    def _table(self, request: web.Request, target: Target, items: list[Object], meta: Object) -> web.Response:
-        found = table(target.resource, items, "", request.query.get("includeObject", "Metadata"))
-        return answer(found | {"metadata": meta})
-
-    def _log(self, request: web.Request, target: Target) -> web.Response:
-        self.store.get("pods", target.namespace, target.name or "")
-        if self.read_log is None:
+    async def _log(self, request: web.Request, target: Target) -> web.StreamResponse:
+        """A pod's log; with `follow` as it grows. Restarts go on in one log, so that `previous` is the same."""
+        namespace, name, query = target.namespace or "", target.name or "", request.query
+        pod = self.store.get("pods", namespace, name)
+        if self.read_log is None or self.follow_log is None:
             raise ApiError(404, NO_RESOURCE, details={})
-        return web.Response(text=self.read_log(target.namespace or "", target.name or "", dict(request.query)))
+        states: list[Object] = pod.get("status", {}).get("containerStatuses") or []
+        if query.get("previous") in ("true", "1") and not any(state.get("restartCount") for state in states):
+            container = query.get("container") or pod["spec"]["containers"][0]["name"]
+            raise ApiError(400, f'previous terminated container "{container}" in pod "{name}" not found')
+        if query.get("follow") not in ("true", "1"):
+            return web.Response(text=self.read_log(namespace, name, query))
+        response = web.StreamResponse(headers={"Content-Type": "text/plain"})
+        await response.prepare(request)
+        async for text in self.follow_log(namespace, name, query):
+            await response.write(text.encode())
+        await response.write_eof()
+        return response
 
     # ------------------------------------------------------------------ writing
 
     def _request(self, request: web.Request, target: Target) -> Request:
         query = request.query
-        if query.get("dryRun") not in (None, "", "All"):
-            kind = {"POST": "CreateOptions", "PUT": "UpdateOptions"}.get(request.method, "PatchOptions")
-            text = f'Unsupported value: []string{{"{query["dryRun"]}"}}: supported values: "All"'
-            raise invalid(kind, "meta.k8s.io", "", [Cause("dryRun", text, "FieldValueNotSupported")])
+        kinds = {"POST": "CreateOptions", "PUT": "UpdateOptions"}
+        check_write_options(query, kinds.get(request.method, "PatchOptions"))
         agent = request.headers.get("User-Agent", "unknown").split("/", 1)[0]
         return Request(
             resource=target.resource,
@@ -284,7 +263,7 @@ class Api:
         self._check_media(request)
         writer = self._request(request, target)
         obj = self.registry.create(writer, await self._body(request, target.resource.kind))
-        return self._shown(request, target, obj, 201, writer.warnings)
+        return shown(request, target.resource, obj, 201, writer.warnings)
 
     async def _put(self, request: web.Request, target: Target) -> web.StreamResponse:
         self._check_media(request)
@@ -292,9 +271,9 @@ class Api:
         body = await self._body(request, target.resource.kind)
         there = self.store.find(target.resource.key, target.namespace, target.name or "") is not None
         if target.subresource == "finalize":
-            return self._shown(request, target, self._finalize(target, body))
+            return shown(request, target.resource, self._finalize(target, body))
         obj = self.registry.update(writer, body)
-        return self._shown(request, target, obj, 200 if there else 201, writer.warnings)
+        return shown(request, target.resource, obj, 200 if there else 201, writer.warnings)
 
     async def _patch(self, request: web.Request, target: Target) -> web.StreamResponse:
         kind = PATCHES.get(request.content_type)
@@ -309,7 +288,7 @@ class Api:
         writer = self._request(request, target)
         body = await self._body(request, target.resource.kind)
         if kind != "apply":
-            return self._shown(request, target, self.registry.patch(writer, kind, body), 200, writer.warnings)
+            return shown(request, target.resource, self.registry.patch(writer, kind, body), 200, writer.warnings)
         if not request.query.get("fieldManager"):
             message = (
                 'PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch'
@@ -322,7 +301,7 @@ class Api:
             details = {"group": "meta.k8s.io", "kind": "PatchOptions", "causes": [cause]}
             raise ApiError(422, message, details=details)
         obj, created = self.registry.apply(writer, body)
-        return self._shown(request, target, obj, 201 if created else 200, writer.warnings)
+        return shown(request, target.resource, obj, 201 if created else 200, writer.warnings)
 
     async def _delete(self, request: web.Request, target: Target) -> web.StreamResponse:
         options = await self._options(request)
@@ -411,7 +390,7 @@ class Api:
     def _check_media(request: web.Request) -> None:
         kind = request.content_type
         if kind not in (JSON_TYPE, "application/yaml", "application/octet-stream"):
-            text = "application/json, application/yaml, application/vnd.kubernetes.protobuf"
+            text = "application/json, application/yaml"
             raise ApiError(
                 415, f"the body of the request was in an unknown format - accepted media types include: {text}"
             )

@@ -49,6 +49,8 @@ def _pod_spec(spec: Object) -> None:
         for kind in ("configMap", "secret", "projected"):
             if isinstance(volume.get(kind), dict):
                 volume[kind].setdefault("defaultMode", 420)
+        if isinstance(volume.get("hostPath"), dict):
+            volume["hostPath"].setdefault("type", "")
 
 
 def _container(container: Object) -> None:
@@ -73,9 +75,15 @@ def _container(container: Object) -> None:
                 ("failureThreshold", 3),
             ):
                 probe.setdefault(field, value)
-            if "httpGet" in probe:
-                probe["httpGet"].setdefault("scheme", "HTTP")
-                probe["httpGet"].setdefault("path", "/")
+            _http(probe)
+    for hook in (container.get("lifecycle") or {}).values():
+        _http(hook)
+
+
+def _http(action: Object) -> None:
+    if isinstance(action, dict) and "httpGet" in action:
+        action["httpGet"].setdefault("scheme", "HTTP")
+        action["httpGet"].setdefault("path", "/")
 
 
 def _template(obj: Object) -> None:
@@ -169,7 +177,38 @@ def _pod(obj: Object) -> None:
     spec.setdefault("enableServiceLinks", True)
     spec.setdefault("preemptionPolicy", "PreemptLowerPriority")
     spec.setdefault("priority", 0)
-    obj.setdefault("status", {"phase": "Pending", "qosClass": "Burstable"})
+    tolerations = spec.setdefault("tolerations", [])
+    for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"):
+        if not any(one.get("key", key) == key and one.get("effect", "NoExecute") == "NoExecute" for one in tolerations):
+            tolerations.append({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300})
+    if "status" not in obj:
+        status: Object = {"phase": "Pending", "qosClass": quality(spec)}
+        obj["status"] = status
+        if spec.get("schedulingGates"):
+            gated: Object = {
+                "type": "PodScheduled",
+                "status": "False",
+                "reason": "SchedulingGated",
+                "lastProbeTime": None,
+            }
+            gated |= {
+                "lastTransitionTime": timestamp(),
+                "message": "Scheduling is blocked due to non-empty scheduling gates",
+            }
+            status["conditions"] = [gated]
+
+
+def quality(spec: Object) -> str:
+    """The quality of service class of a pod's spec."""
+    parts = [c.get("resources") or {} for c in [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]]
+    if not any(part.get("requests") or part.get("limits") for part in parts):
+        return "BestEffort"
+    full = all(
+        (limit := (part.get("limits") or {}).get(name)) and (part.get("requests") or {}).get(name, limit) == limit
+        for part in parts
+        for name in ("cpu", "memory")
+    )
+    return "Guaranteed" if full else "Burstable"
 
 
 def _definition(obj: Object) -> None:

@@ -62,7 +62,7 @@ def _flatten(value: Any, schema: Schema, path: Path, result: dict[Path, Any]) ->
             _flatten(item, field_of(schema, key), (*path, f"f:{key}"), result)
     elif isinstance(value, list) and (kind := list_type(schema)) != "atomic":
         if path:
-            result[path] = CONTAINER if value else []
+            result[path] = CONTAINER  # an empty one, unlike an empty map, is owned by nobody
         for item in value:
             if kind == "set":
                 result[(*path, "v:" + compact(item))] = item
@@ -171,22 +171,45 @@ def merge(live: Any, applied: Any, schema: Schema) -> Any:
                 for key, item in applied.items()
             },
         }
-    if isinstance(live, list) and isinstance(applied, list) and (kind := list_type(schema)) != "atomic":
-        if kind == "set":
-            return live + [item for item in applied if item not in live]
+    if isinstance(live, list) and isinstance(applied, list) and list_type(schema) != "atomic":
         return _merge_items(live, applied, schema)
     return applied
 
 
 def _merge_items(live: list[Any], applied: list[Any], schema: Schema) -> list[Any]:
-    """Applied items in their order, the live ones that are not applied where they stood."""
-    wanted = {item_key(item, schema): item for item in applied}
-    there = {item_key(item, schema): item for item in live}
-    merged = {key: merge(there[key], item, items_of(schema)) if key in there else item for key, item in wanted.items()}
-    if not any(key in there for key in wanted):
-        return live + list(merged.values())
-    rest = [item for key, item in there.items() if key not in wanted]
-    if not rest:
-        return list(merged.values())
-    result = [merged.pop(key) if key in merged else item for key, item in there.items()]
-    return result + list(merged.values())
+    """Items of both, each merged with its like, in the order that structured-merge-diff finds (typed/merge.go).
+
+    Live items that are not applied stay before the shared items that they preceded; what is shared takes the
+    applied order.
+    """
+
+    def identity(item: Any) -> Any:
+        return compact(item) if list_type(schema) == "set" else item_key(item, schema)
+
+    there, wanted = {identity(item): item for item in live}, {identity(item): item for item in applied}
+    left, right = list(there), list(wanted)
+    shared = [key for key in right if key in there]
+    result: list[Any] = []
+    done: set[Any] = set()
+
+    def take(key: Any) -> None:
+        item = wanted[key]
+        result.append(merge(there[key], item, items_of(schema)) if key in there else item)
+        done.add(key)
+        if shared and shared[0] == key:
+            shared.pop(0)
+
+    while left or right:
+        if left and right and left[0] == right[0]:
+            left.pop(0)
+            take(right.pop(0))
+        elif left and right and left[0] in wanted and shared and shared[0] != left[0]:
+            left.pop(0)  # shared, and its turn comes with the applied order
+        elif left and left[0] not in wanted:
+            result.append(there[left.pop(0)])
+        else:
+            if left and left[0] in done:
+                left.pop(0)
+            if right:
+                take(right.pop(0))
+    return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from nexus_ops.sandbox.kube.errors import ApiError, Cause, invalid
@@ -26,6 +27,27 @@ def check_delete_options(options: dict[str, Any]) -> None:
         causes.append(Cause("dryRun", text, "FieldValueNotSupported"))
     if causes:
         raise invalid("DeleteOptions", GROUP, "", causes)
+
+
+def check_write_options(query: Any, kind: str) -> None:
+    """Refuse CreateOptions, UpdateOptions or PatchOptions (`kind`) that cannot be meant."""
+    causes: list[Cause] = []
+    if query.get("dryRun") not in (None, "", "All"):
+        text = f'Unsupported value: []string{{"{query["dryRun"]}"}}: supported values: "All"'
+        causes.append(Cause("dryRun", text, "FieldValueNotSupported"))
+    manager: str = query.get("fieldManager") or ""
+    if len(manager) > 128:
+        causes.append(Cause("fieldManager", "Too long: may not be more than 128 bytes", "FieldValueTooLong"))
+    for place, letter in enumerate(manager):
+        if not letter.isprintable():
+            what = f"invalid character U+{ord(letter):04X} (at position {place})"
+            causes.append(Cause("fieldManager", f"Invalid value: {json.dumps(manager)}: {what}"))
+            break
+    if (level := query.get("fieldValidation")) not in (None, "", "Ignore", "Warn", "Strict"):
+        text = f'Unsupported value: "{level}": supported values: "Ignore", "Strict", "Warn"'
+        causes.append(Cause("fieldValidation", text, "FieldValueNotSupported"))
+    if causes:
+        raise invalid(kind, GROUP, "", causes)
 
 
 def check_list_options(query: Any) -> None:

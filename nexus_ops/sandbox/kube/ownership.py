@@ -13,6 +13,8 @@ from nexus_ops.sandbox.kube.resources import Resource
 from nexus_ops.sandbox.kube.schema import Schema, resolve, schema_of
 
 Object = dict[str, Any]
+BEFORE = "before-first-apply"
+"""Who owns what an object without entries has when it is first applied."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,9 @@ def apply(
     owned = f.applied_paths(wanted)
     entries: list[Object] = list(live["metadata"].get("managedFields") or ()) if live else []
     was = f.flatten(live, schema) if live else {}
+    if live is not None and not entries:
+        there = {path for path in was if path[0] != "f:status"}
+        entries.append(_entry(BEFORE, "Update", resource.api_version, there, now, None))
     mine = [entry for entry in entries if _is(entry, manager, subresource)]
     others = [entry for entry in entries if not _is(entry, manager, subresource)]
     differing = {

@@ -70,7 +70,7 @@ def _merge_list(target: list[Any], patch: list[Any], key: str, schema: Schema) -
     result = target
     for item in patch:
         if key not in item:
-            raise ApiError(400, f"map: {item} does not contain declared merge key: {key}")
+            raise ApiError(500, f"map: {item} does not contain declared merge key: {key}", "")
         index = next((i for i, there in enumerate(result) if there.get(key) == item[key]), None)
         if item.get("$patch") == "delete":
             result = [there for there in result if there.get(key) != item[key]]

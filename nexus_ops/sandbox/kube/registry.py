@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,10 +18,12 @@ from nexus_ops.sandbox.kube.patch import json_patch, merge_patch, strategic_merg
 from nexus_ops.sandbox.kube.resources import Resource
 from nexus_ops.sandbox.kube.schema import resolve, schema_of
 from nexus_ops.sandbox.kube.store import Store
-from nexus_ops.sandbox.kube.validation import MICRO_TIME, problems, prune, wrong_types
+from nexus_ops.sandbox.kube.validation import MICRO_TIME, drop_empty, problems, prune, wrong_types
 
 Object = dict[str, Any]
 
+LONGEST_PREFIX = 58
+"""How much of generateName is used, so that the name is a label's length at most."""
 SCALE = Resource("autoscaling", "v1", "scale", "Scale")
 SERVER_CHOSEN = {
     "services": ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"),
@@ -219,6 +222,8 @@ class Registry:
         pruned, unknown = prune(body, schema)
         if unknown and request.validation == "Strict":
             text = ", ".join(f'unknown field "{path}"' for path in unknown)
+            if patched:
+                raise invalid("", "", "", [Cause("patch", f"Invalid value: strict decoding error: {text}")])
             raise ApiError(
                 400,
                 f'{kind} in version "{resource.version}" cannot be handled as a {kind}: strict decoding error: {text}',
@@ -230,6 +235,8 @@ class Registry:
         for part in ("labels", "annotations", "finalizers", "ownerReferences"):
             if part in meta and not meta[part]:
                 del meta[part]
+        if meta.get("managedFields") == [{}]:
+            meta["managedFields"] = []  # how a client gives up the book-keeping
         self._match_path(request, meta)
         if resource.key == "leases.coordination.k8s.io":
             _check_times(obj, resource)
@@ -288,6 +295,10 @@ class Registry:
     def _prepare(self, request: Request, obj: Object, old: Object | None) -> None:
         """Defaults and validation of the object that is about to be stored."""
         resource = request.resource
+        if not resource.custom:
+            obj.update(kept := drop_empty(obj, resolve(schema_of(resource))))
+            for name in obj.keys() - kept.keys():
+                del obj[name]
         if resource.status and resource.key != "namespaces" and old is None:
             obj.pop("status", None)
         if old is None or resource.key != "namespaces":
@@ -301,10 +312,9 @@ class Registry:
         if resource.key == "services":
             self._allocate(obj, old)
         meta = obj["metadata"]
-        checked = (
-            obj if meta.get("name") or not meta.get("generateName") else {**obj, "metadata": {**meta, "name": "x"}}
-        )
-        if causes := problems(resource, checked, old):
+        if not meta.get("name") and meta.get("generateName"):
+            meta["name"] = meta["generateName"][:LONGEST_PREFIX] + uuid.uuid4().hex[:5]
+        if causes := problems(resource, obj, old):
             raise invalid(resource.kind, resource.group, meta.get("name") or "", causes)
 
     def _allocate(self, service: Object, old: Object | None) -> None:

@@ -189,7 +189,7 @@ class Store:
             return self._remove(key, place, new), True
         meta = new["metadata"]
         if "deletionTimestamp" not in meta or (grace_seconds == 0 and meta.get("deletionGracePeriodSeconds")):
-            meta.setdefault("deletionTimestamp", timestamp())
+            meta["deletionTimestamp"] = timestamp(ahead=grace)  # when it is to be gone at the latest
             if key != "namespaces":
                 meta["deletionGracePeriodSeconds"] = grace
             if resource.generation and "generation" in meta:

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from nexus_ops.sandbox.kube.errors import Cause
+from nexus_ops.sandbox.kube.kinds import kind_problems
 from nexus_ops.sandbox.kube.resources import Resource
 from nexus_ops.sandbox.kube.schema import Schema, field_of, items_of, resolve
 
@@ -13,7 +14,8 @@ Object = dict[str, Any]
 LABEL = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
 SUBDOMAIN = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
 STANDARD_FINALIZERS = ("kubernetes", "orphan", "foregroundDeletion", "customresourcecleanup.apiextensions.k8s.io")
-CONFIG_KEY = re.compile(r"^[-._a-zA-Z0-9]+$")
+NAME_PART = re.compile(r"^([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]$")
+ANNOTATIONS_SIZE = 256 << 10
 LABEL_VALUE = re.compile(r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$")
 MICRO_TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)$")
 TYPES: dict[str, tuple[type, ...]] = {
@@ -71,6 +73,25 @@ def prune(value: Any, schema: Schema, path: str = "") -> tuple[Any, list[str]]:
     return result, unknown
 
 
+def drop_empty(value: Any, schema: Schema) -> Any:
+    """A built-in object as the server stores it: empty lists and maps of free keys are left out (Go's omitempty)."""
+    if isinstance(value, list):
+        inner = items_of(schema)
+        return [drop_empty(item, inner) for item in value]
+    if not isinstance(value, dict):
+        return value
+    result: Object = {}
+    for key, item in value.items():
+        part = field_of(schema, key)
+        if key == "managedFields":
+            result[key] = item  # empty ones mean something: a reset
+            continue
+        free = part.get("type") == "array" or ("additionalProperties" in part and not part.get("properties"))
+        if item is not None and not (free and item in ([], {}) and key not in schema.get("required", ())):
+            result[key] = drop_empty(item, part)
+    return result
+
+
 def violations(value: Any, schema: Schema, path: str) -> list[Cause]:
     """What a custom resource's structural schema refuses."""
     found: list[Cause] = []
@@ -115,35 +136,68 @@ def problems(resource: Resource, obj: Object, old: Object | None) -> list[Cause]
     if resource.custom and resource.schema:
         body = {key: value for key, value in obj.items() if key not in ("apiVersion", "kind", "metadata")}
         found += violations(body, resolve(resource.schema), "")
-    if function := _BY_KEY.get(resource.key):
-        found += function(obj, old)
-    return found
+    return found + kind_problems(resource.key, obj, old)
 
 
 def _metadata(resource: Resource, obj: Object) -> list[Cause]:
     meta = obj["metadata"]
     name = meta.get("name") or ""
-    found: list[Cause] = []
     if not name:
         return [Cause("metadata.name", "Required value: name or generateName is required", "FieldValueRequired")]
     strict = resource.key in ("namespaces", "services")
-    if not (LABEL if strict else SUBDOMAIN).match(name) and resource.group != "rbac.authorization.k8s.io":
-        kind = "label" if strict else "subdomain"
-        found.append(
-            Cause(
-                "metadata.name",
-                f'Invalid value: "{name}": a lowercase RFC 1123 {kind} must consist of lower case alphanumeric characters',
-            )
-        )
+    form = (LABEL if strict else SUBDOMAIN).match(name) or resource.group == "rbac.authorization.k8s.io"
+    found = _name(name, 63 if strict else 253, "label" if strict else "subdomain", form=bool(form))
+    prefix = (meta.get("generateName") or "").rstrip("-")
+    if prefix and not form and not SUBDOMAIN.match(prefix):
+        found.append(Cause("metadata.generateName", f'Invalid value: "{meta["generateName"]}": no prefix of a name'))
     for key, value in (meta.get("labels") or {}).items():
-        if not LABEL_VALUE.match(str(value)) or len(str(value)) > 63:
-            found.append(
-                Cause(
-                    "metadata.labels",
-                    f'Invalid value: "{value}": a valid label must be an empty string or consist of alphanumeric characters',
-                )
-            )
-        del key
+        found += _qualified("metadata.labels", key)
+        if len(str(value)) > 63:
+            found.append(Cause("metadata.labels", f'Invalid value: "{value}": must be no more than 63 characters'))
+        if not LABEL_VALUE.match(str(value)):
+            text = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.'"
+            found.append(Cause("metadata.labels", f'Invalid value: "{value}": {text}'))
+    annotations = meta.get("annotations") or {}
+    for key in annotations:
+        found += _qualified("metadata.annotations", key.lower())
+    if sum(len(key) + len(str(value)) for key, value in annotations.items()) > ANNOTATIONS_SIZE:
+        text = f"Too long: may not be more than {ANNOTATIONS_SIZE} bytes"
+        found.append(Cause("metadata.annotations", text, "FieldValueTooLong"))
+    return found + _owners(meta.get("ownerReferences") or [])
+
+
+def _name(name: str, most: int, kind: str, *, form: bool) -> list[Cause]:
+    found: list[Cause] = []
+    if not form:
+        text = f"a lowercase RFC 1123 {kind} must consist of lower case alphanumeric characters"
+        found.append(Cause("metadata.name", f'Invalid value: "{name}": {text}'))
+    if len(name) > most:
+        found.append(Cause("metadata.name", f'Invalid value: "{name}": must be no more than {most} characters'))
+    return found
+
+
+def _qualified(place: str, key: str) -> list[Cause]:
+    """Keys of labels and annotations: a name, with a DNS subdomain and a slash before it if one likes."""
+    prefix, slash, name = key.rpartition("/")
+    if NAME_PART.match(name) and len(name) <= 63 and (not slash or SUBDOMAIN.match(prefix)):
+        return []
+    text = "name part must consist of alphanumeric characters, '-', '_' or '.'"
+    if prefix.count("/"):
+        text = "a qualified name must consist of alphanumeric characters, '-', '_' or '.'"
+    return [Cause(place, f'Invalid value: "{key}": {text}')]
+
+
+def _owners(owners: list[Object]) -> list[Cause]:
+    found = [
+        Cause(f"metadata.ownerReferences.{part}", f'Invalid value: "": {part} must not be empty')
+        for owner in owners
+        for part in ("apiVersion", "kind", "name", "uid")
+        if not owner.get(part)
+    ]
+    if sum(bool(owner.get("controller")) for owner in owners) > 1:
+        found.append(
+            Cause("metadata.ownerReferences", "Invalid value: Only one reference can have Controller set to true")
+        )
     return found
 
 
@@ -163,123 +217,3 @@ def _finalizers(meta: Object, old: Object | None) -> list[Cause]:
             text = f"Forbidden: {what} []string{{{shown}}}"
             found += [Cause("metadata.finalizers", text, "FieldValueForbidden")] * 2
     return found
-
-
-def _config_map(obj: Object, old: Object | None) -> list[Cause]:
-    found = [
-        Cause(
-            f"data[{key}]",
-            f"Invalid value: \"{key}\": a valid config key must consist of alphanumeric characters, '-', '_' or '.'",
-        )
-        for key in obj.get("data") or {}
-        if not CONFIG_KEY.match(key)
-    ]
-    if old and old.get("immutable"):
-        for part in ("data", "binaryData"):
-            if obj.get(part) != old.get(part):
-                found.append(
-                    Cause(part, "Forbidden: field is immutable when `immutable` is set", "FieldValueForbidden")
-                )
-    return found
-
-
-def _secret(obj: Object, old: Object | None) -> list[Cause]:
-    found = _config_map({**obj}, old)
-    if old and obj.get("type") != old.get("type"):
-        found.append(Cause("type", f'Invalid value: "{obj.get("type")}": field is immutable'))
-    return found
-
-
-def _required(spec: Object, name: str, path: str) -> list[Cause]:
-    return (
-        []
-        if spec.get(name) not in (None, "", [], {})
-        else [Cause(f"{path}.{name}", "Required value", "FieldValueRequired")]
-    )
-
-
-def _pod_spec(spec: Object, path: str) -> list[Cause]:
-    found = _required(spec, "containers", path)
-    names: set[str] = set()
-    for index, container in enumerate(spec.get("containers") or ()):
-        place = f"{path}.containers[{index}]"
-        found += _required(container, "name", place) + _required(container, "image", place)
-        if container.get("name") in names:
-            found.append(Cause(f"{place}.name", f'Duplicate value: "{container["name"]}"', "FieldValueDuplicate"))
-        names.add(container.get("name", ""))
-        for number, port in enumerate(container.get("ports") or ()):
-            if not 0 < (port.get("containerPort") or 0) < 65536:
-                text = f"Invalid value: {port.get('containerPort')}: must be between 1 and 65535, inclusive"
-                found.append(Cause(f"{place}.ports[{number}].containerPort", text))
-    return found
-
-
-def _workload(obj: Object, old: Object | None) -> list[Cause]:
-    spec = obj.get("spec") or {}
-    found: list[Cause] = []
-    replicas = spec.get("replicas")
-    if isinstance(replicas, int) and replicas < 0:
-        found.append(Cause("spec.replicas", f"Invalid value: {replicas}: must be greater than or equal to 0"))
-    found += _required(spec, "selector", "spec")
-    template = spec.get("template") or {}
-    wanted = ((spec.get("selector") or {}).get("matchLabels")) or {}
-    labels = (template.get("metadata") or {}).get("labels") or {}
-    if wanted and not wanted.items() <= labels.items():
-        text = f"Invalid value: {labels}: `selector` does not match template `labels`"
-        found.append(Cause("spec.template.metadata.labels", text))
-    found += _pod_spec(template.get("spec") or {}, "spec.template.spec")
-    if old and old["spec"].get("selector") != spec.get("selector"):
-        found.append(Cause("spec.selector", f"Invalid value: {spec.get('selector')}: field is immutable"))
-    return found
-
-
-def _service(obj: Object, old: Object | None) -> list[Cause]:
-    spec = obj.get("spec") or {}
-    found: list[Cause] = []
-    ports = spec.get("ports") or []
-    if not ports and spec.get("type") != "ExternalName" and spec.get("clusterIP") != "None":
-        found.append(Cause("spec.ports", "Required value", "FieldValueRequired"))
-    seen: set[tuple[Any, Any]] = set()
-    for index, port in enumerate(ports):
-        place = f"spec.ports[{index}]"
-        if len(ports) > 1 and not port.get("name"):
-            found.append(Cause(f"{place}.name", "Required value", "FieldValueRequired"))
-        if not isinstance(port.get("port"), int) or not 0 < port["port"] < 65536:
-            found.append(
-                Cause(f"{place}.port", f"Invalid value: {port.get('port')}: must be between 1 and 65535, inclusive")
-            )
-        if (port.get("port"), port.get("protocol")) in seen:
-            found.append(Cause(place, f'Duplicate value: {{"port":{port.get("port")}}}', "FieldValueDuplicate"))
-        seen.add((port.get("port"), port.get("protocol")))
-    if old and old["spec"].get("clusterIP") and spec.get("clusterIP") != old["spec"]["clusterIP"]:
-        found.append(Cause("spec.clusterIPs[0]", f'Invalid value: "{spec.get("clusterIP")}": may not change once set'))
-    return found
-
-
-def _autoscaler(obj: Object, _: Object | None) -> list[Cause]:
-    spec = obj.get("spec") or {}
-    found: list[Cause] = []
-    low, high = spec.get("minReplicas", 1), spec.get("maxReplicas")
-    if not isinstance(high, int) or high < 1:
-        found.append(Cause("spec.maxReplicas", f"Invalid value: {high or 0}: must be greater than 0"))
-    elif low > high:
-        found.append(
-            Cause("spec.maxReplicas", f"Invalid value: {high}: must be greater than or equal to `minReplicas`")
-        )
-    return found
-
-
-def _pod(obj: Object, _: Object | None) -> list[Cause]:
-    return _pod_spec(obj.get("spec") or {}, "spec")
-
-
-_BY_KEY = {
-    "configmaps": _config_map,
-    "secrets": _secret,
-    "pods": _pod,
-    "services": _service,
-    "deployments.apps": _workload,
-    "replicasets.apps": _workload,
-    "statefulsets.apps": _workload,
-    "horizontalpodautoscalers.autoscaling": _autoscaler,
-}

@@ -15,6 +15,7 @@ from nexus_ops.sandbox.kube.selectors import parse_fields, parse_labels
 from nexus_ops.sandbox.kube.store import Event, Store
 
 Object = dict[str, Any]
+BLUEPRINT = "kubernetes.io/initial-events-list-blueprint"
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ async def watch_events(store: Store, selection: Selection, query: Any) -> AsyncI
                 if selection.matches(obj):
                     yield {"type": "ADDED", "object": obj}
             if initial:
-                yield _bookmark(selection.resource, store.version, {"k8s.io/initial-events-end": "true"})
+                annotations = {"k8s.io/initial-events-end": "true", BLUEPRINT: _blueprint(selection.resource)}
+                yield _bookmark(selection.resource, store.version, annotations)
         else:
             if (int(wanted) < _oldest(store) - 1 and len(store.history) == store.history.maxlen) or int(wanted) < 1000:
                 text = f"too old resource version: {wanted} ({store.version})"
@@ -142,6 +144,12 @@ def _bookmark(resource: Resource, version: int, annotations: dict[str, str]) -> 
     if annotations:
         meta["annotations"] = annotations
     return {"type": "BOOKMARK", "object": {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": meta}}
+
+
+def _blueprint(resource: Resource) -> str:
+    """The empty list that a client fills with the initial events (KEP-3157)."""
+    empty = {"kind": f"{resource.kind}List", "apiVersion": resource.api_version, "metadata": {}, "items": None}
+    return base64.b64encode(json.dumps(empty, separators=(",", ":")).encode() + b"\n").decode()
 
 
 def check_watch(query: Any) -> None:

@@ -11,7 +11,8 @@ import copy
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from nexus_ops.sandbox.controllers.workloads import owner_key
@@ -23,6 +24,8 @@ from nexus_ops.sandbox.pods.server import Agent, Behaviour, Journal
 
 Object = dict[str, Any]
 KEPT_LOGS = 1_000
+FOLLOW_SECONDS = 0.2
+"""How often a log that is followed is looked at."""
 
 
 class Kubelet:
@@ -66,12 +69,30 @@ class Kubelet:
                 agent.behaviour = changed
                 agent.changed.set()
 
-    def read_log(self, namespace: str, pod: str, query: dict[str, str]) -> str:
-        """A pod's log, for `kubectl logs`."""
+    def read_log(self, namespace: str, pod: str, query: Mapping[str, str]) -> str:
+        """A pod's log, for `kubectl logs`: all of it, or what tailLines, sinceSeconds and sinceTime leave."""
         agent = self._logs.get((namespace, pod))
         lines = list(agent.lines) if agent else []
-        tail = query.get("tailLines")
-        return "".join(f"{line}\n" for line in (lines[-int(tail) :] if tail else lines))
+        if seconds := query.get("sinceSeconds"):
+            start = (datetime.now(UTC) - timedelta(seconds=int(seconds))).isoformat()
+            lines = [line for line in lines if line >= start]
+        if start := query.get("sinceTime"):
+            lines = [line for line in lines if line >= start.replace("Z", "+00:00")]
+        if tail := query.get("tailLines"):
+            lines = lines[len(lines) - min(int(tail), len(lines)) :]
+        return _as_text(lines, query)
+
+    async def follow_log(self, namespace: str, pod: str, query: Mapping[str, str]) -> AsyncIterator[str]:
+        """A pod's log and what comes to it, until the pod is gone."""
+        agent = self._logs.get((namespace, pod))
+        seen = agent.written if agent else 0
+        yield self.read_log(namespace, pod, query)
+        while self.store.find("pods", namespace, pod) is not None:
+            await asyncio.sleep(FOLLOW_SECONDS)
+            agent = self._logs.get((namespace, pod))
+            if agent is not None and agent.written > seen:
+                yield _as_text(list(agent.lines)[seen - agent.written :], query)
+                seen = agent.written
 
     def _on_event(self, event: Event) -> None:
         if event.key != "pods":
@@ -112,7 +133,7 @@ class Kubelet:
             self._keep_log(meta, agent, before)
             self.agents[meta["uid"]] = agent  # before it listens: a pod deleted meanwhile must close it
             ports = [p["containerPort"] for p in pod["spec"]["containers"][0].get("ports") or ()]
-            address = await self._listen(agent, ports)
+            address = await self._listen(agent, ports, pod)
             self._report(meta, _running(pod, address, restarts, ready=False))
             if not await _crashes(agent, behaviour.ready_seconds * jitter(meta["name"])):
                 if owner_key(pod, "Job"):
@@ -142,7 +163,7 @@ class Kubelet:
     def _keep_log(self, meta: Object, agent: Agent, before: Agent | None) -> None:
         """The log goes on over restarts, and outlives the pod for a while, as on a node's disk."""
         if before is not None:
-            agent.lines = before.lines
+            agent.lines, agent.written = before.lines, before.written
         self._logs[(meta["namespace"], meta["name"])] = agent
         while len(self._logs) > KEPT_LOGS:
             del self._logs[next(iter(self._logs))]
@@ -168,7 +189,8 @@ class Kubelet:
         """Put the pod on a node that fits; while there is none, say so as the scheduler does."""
         meta = pod["metadata"]
         while True:
-            node, why = self._pick(pod)
+            gated = self.store.get("pods", meta["namespace"], meta["name"])["spec"].get("schedulingGates")
+            node, why = (None, "") if gated else self._pick(pod)
             if node is not None:
                 name = node["metadata"]["name"]
                 self.store.edit("pods", meta["namespace"], meta["name"], _bind(name))
@@ -178,11 +200,12 @@ class Kubelet:
                 "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why,
                 "lastTransitionTime": timestamp(),
             }  # fmt: skip
-            self._report(meta, {"conditions": [condition]})
+            if not gated:
+                self._report(meta, {"conditions": [condition]})
             await asyncio.sleep(1.0)
 
     def _pick(self, pod: Object) -> tuple[Object | None, str]:
-        nodes = self.store.list("nodes")
+        nodes = [node for node in self.store.list("nodes") if not (node.get("spec") or {}).get("unschedulable")]
         wanted = (pod["spec"].get("nodeSelector") or {}).items()
         fitting = [node for node in nodes if wanted <= (node["metadata"].get("labels") or {}).items()]
         used: dict[str, tuple[float, float, int]] = {}
@@ -225,22 +248,26 @@ class Kubelet:
                 message = f'Back-off pulling image "{image}": ErrImagePull: {message}'
             state = {"waiting": {"reason": reason, "message": message}}
             status = {**_container(pod, state, 0, ready=False), "imageID": ""}
-            waits = {"phase": "Pending", "conditions": _conditions(pod, ready=False), "containerStatuses": [status]}
-            self._report(meta, waits)
+            self._report(meta, _waiting(pod, status))
             if reason == "ImagePullBackOff":
                 return
             await asyncio.sleep(2.0)
 
-    async def _listen(self, agent: Agent, ports: list[int]) -> str:
-        """Serve on the next loopback address that is free."""
-        for _ in range(50):
-            address = next(self._addresses)
-            try:
-                await agent.listen(address, ports)
-            except OSError:
-                continue
-            return address
-        raise RuntimeError(f"no loopback address has the ports {ports} free: does something listen on 0.0.0.0 there?")
+    async def _listen(self, agent: Agent, ports: list[int], pod: Object) -> str:
+        """Serve on the next loopback address that is free; while there is none, the pod says why."""
+        while True:
+            for _ in range(50):
+                address = next(self._addresses)
+                try:
+                    await agent.listen(address, ports)
+                except OSError:
+                    continue
+                return address
+            listed = " or ".join(map(str, ports))
+            message = f"the port {listed} is taken on every loopback address: something listens on 0.0.0.0 there"
+            waiting = {"waiting": {"reason": "CreateContainerError", "message": message}}
+            self._report(pod["metadata"], _waiting(pod, _container(pod, waiting, 0, ready=False)))
+            await asyncio.sleep(2.0)
 
     def _report(self, meta: Object, status: Object) -> None:
         def change(obj: Object) -> None:
@@ -250,6 +277,12 @@ class Kubelet:
             self.store.edit("pods", meta["namespace"], meta["name"], change, subresource="status")
         except ApiError:
             pass  # deleted meanwhile: there is nothing left to report on
+
+
+def _as_text(lines: list[str], query: Mapping[str, str]) -> str:
+    """Lines as a client asks for them; each begins with its time, `timestamps` puts the runtime's before it."""
+    twice = query.get("timestamps") in ("true", "1")
+    return "".join(f"{line.partition(' ')[0]} {line}\n" if twice else f"{line}\n" for line in lines)
 
 
 def _conditions(pod: Object, *, ready: bool) -> list[Object]:
@@ -268,6 +301,10 @@ def _container(pod: Object, state: Object, restarts: int, *, ready: bool) -> Obj
         "name": container["name"], "image": image, "imageID": image, "ready": ready, "started": ready,
         "restartCount": restarts, "state": state,
     }  # fmt: skip
+
+
+def _waiting(pod: Object, container: Object) -> Object:
+    return {"phase": "Pending", "conditions": _conditions(pod, ready=False), "containerStatuses": [container]}
 
 
 def _running(pod: Object, address: str, restarts: int, *, ready: bool) -> Object:

@@ -71,6 +71,8 @@ class Agent:
     errors: int = 0
     orders_done: int = 0
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=500))
+    written: int = 0
+    """How many lines the log has got, those that it dropped included."""
     started: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the behaviour is replaced while the agent runs."""
@@ -78,6 +80,7 @@ class Agent:
 
     def log(self, text: str) -> None:
         """A line of the pod's log."""
+        self.written += 1
         self.lines.append(f"{datetime.now(UTC).isoformat(timespec='milliseconds')} {text}")
 
     async def listen(self, address: str, ports: list[int]) -> None:

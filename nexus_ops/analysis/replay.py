@@ -1,0 +1,94 @@
+"""Evidence: all that a verdict was made of, as one JSON document, and the same verdict from it again.
+
+The document holds the declared rules with their queries, the plan, every look, who asked and for which release.
+`rejudge` folds the same looks through the same judge; another α may be tried on history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from nexus_ops.analysis.judge import Judgement, Plan, follow, verdict
+from nexus_ops.analysis.judge import judge as judged
+from nexus_ops.analysis.metrics import Rules
+from nexus_ops.analysis.samples import EvidenceError, Sample
+from nexus_ops.analysis.state import dispersion_from_json, dispersion_to_json
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Whom the verdict is about, and who asked."""
+
+    cluster: str
+    rollout: str
+    release: str
+    actor: str
+
+
+def to_json(subject: Subject, plan: Plan, samples: Iterable[Sample], *, now: float | None = None) -> dict[str, Any]:
+    """The evidence of a verdict. `now` is when it was asked for (seconds since 1970)."""
+    looks = list(samples)
+    judgement = judged(plan, looks, now=now)
+    return {
+        "version": VERSION,
+        "subject": vars(subject),
+        "rules": plan.rules.model_dump(mode="json"),
+        "plan": {
+            "components": list(plan.components),
+            "candidate": plan.candidate,
+            "stable": plan.stable,
+            "alpha": plan.alpha,
+            "baseline": dict(plan.baseline),
+            "history": [[*key, dispersion_to_json(known)] for key, known in plan.history.items()],
+        },
+        "now": now,
+        "samples": [sample.to_json() for sample in looks],
+        "judgement": {
+            **{name: value for name, value in vars(judgement).items() if name not in ("reasons", "e_values", "time")},
+            "time": judgement.time if looks else None,
+            "reasons": list(judgement.reasons),
+            "e_values": dict(judgement.e_values),
+        },
+    }
+
+
+def read(document: Mapping[str, Any]) -> tuple[Plan, list[Sample]]:
+    """The plan and the looks of stored evidence; `EvidenceError` when it is none."""
+    if document.get("version") != VERSION:
+        raise EvidenceError(f"evidence of version {document.get('version')!r}; {VERSION} can be read.")
+    try:
+        stored = document["plan"]
+        plan = Plan(
+            rules=Rules.model_validate(document["rules"]),
+            components=tuple(stored["components"]),
+            candidate=stored["candidate"],
+            stable=stored["stable"],
+            alpha=stored["alpha"],
+            history={
+                (metric, component): dispersion_from_json(numbers) for metric, component, numbers in stored["history"]
+            },
+            baseline=stored["baseline"],
+        )
+        return plan, [Sample.from_json(one) for one in document["samples"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise EvidenceError(f"the evidence cannot be read: {error!r}.") from None
+
+
+def rejudge(document: Mapping[str, Any], alpha: float | None = None) -> Judgement:
+    """The verdict of stored evidence, with its own α or another one."""
+    plan, samples = read(document)
+    if alpha is not None:
+        if not 0 < alpha < 1:
+            raise EvidenceError(f"α is {alpha}; it must be between 0 and 1.")
+        plan = replace(plan, alpha=alpha)
+    return judged(plan, samples, now=document.get("now"))
+
+
+def curve(document: Mapping[str, Any]) -> list[tuple[float, float, str]]:
+    """For the plot: by look its time, the rollout's evidence, and the verdict that was due."""
+    plan, samples = read(document)
+    return [(state.time, state.e_value, verdict(plan, state).verdict) for state in follow(plan, samples)]

@@ -1,0 +1,54 @@
+"""A snapshot as a person reads it: a table, what to do next, and numbers to plot."""
+
+from __future__ import annotations
+
+from nexus_ops.health.model import STATES, Result, Snapshot
+
+SIGNS = {"healthy": "🟢", "degraded": "🟡", "unknown": "⚪", "failed": "🔴"}
+SCORES = {"failed": 0, "unknown": 1, "degraded": 2, "healthy": 3}
+"""The overall word as a number to plot: higher is better."""
+
+
+def table(snapshot: Snapshot) -> str:
+    """Markdown: what, state, why, what next. Critical probes are in bold."""
+    head = f"**{snapshot.cluster}** is **{snapshot.state}** {SIGNS[snapshot.state]}, seen {snapshot.taken:%Y-%m-%d %H:%M:%S} UTC."
+    rows = [f"| {_name(result)} | {SIGNS[result.state]} {result.state} | {_cell(result.why)} | {_cell(result.todo)} |" for result in snapshot.results]  # fmt: skip
+    note = "What is critical is in bold: the worst of it is the word for the cluster."
+    return "\n".join([head, "", "| what | state | why | what next |", "|---|---|---|---|", *rows, "", note])
+
+
+def _name(result: Result) -> str:
+    return f"**{result.probe}**" if result.critical else result.probe
+
+
+def _cell(text: str) -> str:
+    """Text that stays within its cell, and is shown as it is."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;") or "-"
+
+
+def what_next(snapshot: Snapshot) -> str:
+    """The worst trouble's way out; critical probes first."""
+    troubles = sorted(
+        (result for result in snapshot.results if result.state != "healthy"),
+        key=lambda result: (not result.critical, -STATES.index(result.state)),
+    )
+    if not troubles:
+        return "Nothing: all is well."
+    return f"{troubles[0].probe}: {troubles[0].todo or troubles[0].why}"
+
+
+def problems(snapshot: Snapshot) -> list[str]:
+    """A line for each critical probe that has failed or is unknown, the failed ones first."""
+    bad = [result for result in snapshot.results if result.critical and result.state in ("failed", "unknown")]
+    return [f"{result.probe} {result.state}: {result.why}" for result in sorted(bad, key=lambda r: r.state != "failed")]
+
+
+def numbers(snapshot: Snapshot) -> dict[str, float]:
+    """All numbers by `probe/number`, how long each probe took, and the overall score: what can be plotted over time."""
+    found: dict[str, float] = {"score": float(SCORES[snapshot.state])}
+    for state in STATES:
+        found[f"probes {state}"] = float(sum(result.state == state for result in snapshot.results))
+    for result in snapshot.results:
+        found |= {f"{result.probe}/{name}": float(value) for name, value in result.numbers.items()}
+        found[f"{result.probe}/probe seconds"] = result.seconds
+    return found

@@ -1,0 +1,88 @@
+"""Putting a candidate's objects into the cluster, and what autoscalers may do while a rollout lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from nexus_ops.clusters.apply import THREADS, apply_rendering
+from nexus_ops.clusters.applyset import ApplySet
+from nexus_ops.clusters.fence import Fenced
+from nexus_ops.releases.rendering import Part
+from nexus_ops.rollouts.context import RolloutContext
+from nexus_ops.rollouts.observe import observe_pods
+from nexus_ops.rollouts.record import Record
+
+
+def sizes_of(context: RolloutContext, record: Record) -> dict[str, int]:
+    """Pods of each component: as many as the stable colour is seen to have, at least what is declared."""
+    components = context.release(record.candidate.release).components
+    pods = observe_pods(context)
+    seen = {
+        name: pods[name, record.stable.colour].wanted if record.stable and (name, record.stable.colour) in pods else 0
+        for name in components
+    }
+    return {name: max(seen[name], int(component["replicas"])) for name, component in components.items()}
+
+
+def drain_seconds_of(context: RolloutContext, record: Record) -> dict[str, int]:
+    """How long the pods of each component may take to drain: as both releases declare, the longer of the two."""
+    copies = [record.candidate, *([record.stable] if record.stable else [])]
+    declared: dict[str, int] = {}
+    for copy in copies:
+        for name, component in context.release(copy.release).components.items():
+            declared[name] = max(declared.get(name, 0), int(component["drain_seconds"]))
+    most = record.settings.drain_seconds
+    return declared if most is None else {name: min(seconds, most) for name, seconds in declared.items()}
+
+
+def apply_candidate(context: RolloutContext, fenced: Fenced, record: Record) -> None:
+    """Apply the shared part and the candidate's own: request work at its full size, all other at zero."""
+    candidate = record.candidate
+    works = context.works(candidate.release)
+    first = {
+        f"{name}-{candidate.colour}": number if works[name] == "request" else 0
+        for name, number in record.replicas.items()
+    }
+    parts: tuple[tuple[Part, dict[str, int]], ...] = (("shared", {}), (candidate.colour, first))
+    for part, replicas in parts:
+        rendering = context.rendering(candidate.release, part)
+        applyset = ApplySet(f"applyset-{part}", context.cluster.ops_namespace)
+        result = apply_rendering(fenced, rendering.objects, applyset, replicas=replicas)
+        context.report(
+            f"  {part}: {len(result.changed)} changed, {len(result.unchanged)} as they were, {len(result.pruned)} pruned"
+        )
+        for name in result.kept_back:
+            context.report(f"  {part}: {name} left the release but holds data: not deleted")
+
+
+def pin_floors(context: RolloutContext, fenced: Fenced, record: Record) -> None:
+    """While the rollout lasts, no autoscaler takes away what it counts on."""
+    colours = [record.candidate.colour, *([record.stable.colour] if record.stable else [])]
+    _set_floors(
+        context,
+        fenced,
+        {f"{name}-{colour}": number for colour in colours for name, number in record.replicas.items()},
+    )
+
+
+def free_floors(context: RolloutContext, fenced: Fenced, record: Record) -> None:
+    """The autoscalers' own lower bounds again, as the releases say."""
+    copies = [*([record.candidate] if record.applied else []), *([record.stable] if record.stable else [])]
+    scalers = [
+        scaler
+        for copy in copies
+        for scaler in context.rendering(copy.release, copy.colour).of_kind("HorizontalPodAutoscaler")
+    ]
+    _set_floors(context, fenced, {scaler["metadata"]["name"]: scaler["spec"]["minReplicas"] for scaler in scalers})
+
+
+def _set_floors(context: RolloutContext, fenced: Fenced, floors: Mapping[str, int]) -> None:
+    at_once(lambda name: fenced.pin_floor(name, context.cluster.namespace, floors[name]), floors)
+
+
+def at_once(change: Callable[[str], object], names: Iterable[str]) -> None:
+    """Make a change to several objects concurrently; the first error is raised when all have ended."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        for done in [pool.submit(change, name) for name in names]:
+            done.result()
