@@ -25,6 +25,7 @@ OF_COLOUR = "AgentHighErrorRatio"
 """The rule that tells the colours apart; evaluated at once, for its `for` is longer than a rollout may watch."""
 OF_PLATFORM: dict[str, Callable[[Iterable[float]], float]] = {"LargePortfolioLoss": min, "HighRiskScore": max}
 """Rules on what the whole platform must not do, evaluated at once, and which of several values is the worst."""
+FIRING = 'count(ALERTS{alertstate="firing",severity="critical"}) by (alertname, colour)'
 FEW_ERRORS = 5
 """Fewer errors than this are no ratio."""
 SHORTEST, LONGEST = 10, 300
@@ -80,7 +81,7 @@ def queries_of(guardrails: Mapping[str, str], window: int) -> dict[str, str]:
     return {
         "requests": f"sum(increase({counted % ''})) by (colour)",
         "errors": "sum(increase({})) by (colour)".format(counted % ',code=~"5.."'),
-        "alerts": 'count(ALERTS{alertstate="firing",severity="critical"}) by (alertname, colour)',
+        "alerts": FIRING,
         **{name: shortened(expression, window) for name, expression in guardrails.items()},
     }
 
@@ -111,9 +112,16 @@ def query(context: RolloutContext, promql: str, **times: str) -> list[Series]:
 
 
 def platform_values(context: RolloutContext, guardrails: Mapping[str, str]) -> dict[str, float]:
-    """By platform rule the worst value that breaks it now, before the rollout; what is not broken is left out."""
+    """What is wrong with the platform already, before the rollout, and is not the candidate's doing.
+
+    By platform rule the worst value that breaks it, and by alert of no colour that it fires; what holds is left out.
+    """
     broken = {name: _values(query(context, guardrails[name])) for name in OF_PLATFORM}
-    return {name: OF_PLATFORM[name](values) for name, values in broken.items() if values}
+    firing = (series["metric"] for series in query(context, FIRING))
+    return {
+        **{name: OF_PLATFORM[name](values) for name, values in broken.items() if values},
+        **{_alert(labels["alertname"]): 1.0 for labels in firing if "colour" not in labels},
+    }
 
 
 def check_health(context: RolloutContext, record: Record) -> Health:
@@ -131,7 +139,8 @@ def judge(look: Look, candidate: Colour, baseline: Mapping[str, float]) -> Healt
     """The verdict over what was measured. Pure."""
     at_once = (OF_COLOUR, *OF_PLATFORM)
     for labels in (series["metric"] for series in look.answers["alerts"]):
-        if labels["alertname"] not in at_once and labels.get("colour", candidate) == candidate:
+        known = labels["alertname"] in at_once or ("colour" not in labels and _alert(labels["alertname"]) in baseline)
+        if not known and labels.get("colour", candidate) == candidate:
             return Health("fail", f"the alert {labels['alertname']} fires", look)
     for name, worst in OF_PLATFORM.items():
         if not (values := _values(look.answers[name])):
@@ -147,6 +156,11 @@ def judge(look: Look, candidate: Colour, baseline: Mapping[str, float]) -> Healt
         who = ", ".join(sorted(f"{one['metric'].get('component', '?')} {float(one['value'][1]):.1%}" for one in bad))
         return Health("fail", f"{OF_COLOUR}: requests that the candidate fails: {who}", look)
     return Health("pass", f"{errors / requests:.2%} errors over {requests:.0f} requests", look)
+
+
+def _alert(name: str) -> str:
+    """How an alert is named in the baseline."""
+    return f"alert {name}"
 
 
 def _own(series: Iterable[Series], candidate: Colour) -> list[Series]:

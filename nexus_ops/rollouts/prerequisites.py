@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from nexus_ops.clusters.client import GATEWAY, HTTP_ROUTE, Kind
+from nexus_ops.clusters.client import Kind
 from nexus_ops.errors import OperationError
 from nexus_ops.releases.gates import evaluate
 from nexus_ops.releases.model import Release
@@ -12,9 +12,6 @@ from nexus_ops.releases.rendering import Rendering
 from nexus_ops.rollouts.backing import SECRET, Check, check_database, check_redis, check_sei
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.monitor import NoGuardrails, guardrails_of
-
-SERVICE_MONITOR = Kind("monitoring.coreos.com/v1", "ServiceMonitor")
-PROMETHEUS_RULE = Kind("monitoring.coreos.com/v1", "PrometheusRule")
 
 
 def check_prerequisites(context: RolloutContext, release: Release) -> list[Check]:
@@ -30,7 +27,7 @@ def check_prerequisites(context: RolloutContext, release: Release) -> list[Check
     watched = (_guardrails(renderings[0]), _prometheus(context))
     return [
         *checks,
-        *_definitions(context),
+        _definitions(context, renderings),
         *_secrets(context, renderings),
         *_certificates(context, renderings),
         *backing,
@@ -46,13 +43,12 @@ def _reachable(context: RolloutContext) -> Check:
     return Check("cluster answers")
 
 
-def _definitions(context: RolloutContext) -> Iterator[Check]:
-    for kind in (GATEWAY, HTTP_ROUTE, SERVICE_MONITOR, PROMETHEUS_RULE):
-        served = context.client.serves(kind)
-        problem = (
-            "" if served else f"the cluster has no {kind.api_version} {kind.kind}: install its operator's definitions."
-        )
-        yield Check(f"kind {kind.kind}", problem)
+def _definitions(context: RolloutContext, renderings: Iterable[Rendering]) -> Check:
+    """Each kind of object that the release has, operators' among them, in the version that it has it in."""
+    kinds = {Kind.of(obj) for rendering in renderings for obj in rendering.objects}
+    missing = sorted(f"{kind.api_version} {kind.kind}" for kind in kinds if not context.client.serves(kind))
+    problem = f"the cluster has no {', '.join(missing)}: install the definitions of their operators." if missing else ""
+    return Check(f"kinds of objects ({len(kinds)})", problem)
 
 
 def _secrets(context: RolloutContext, renderings: Iterable[Rendering]) -> Iterator[Check]:

@@ -58,6 +58,12 @@ RATIO = [({"component": "agent-orchestrator", "colour": "green"}, 0.2)]
         (look(alerts=[({"alertname": "AgentDown", "colour": "green"}, 1.0)]), {}, "fail", "AgentDown fires"),
         (look(alerts=[({"alertname": "AgentDown", "colour": "blue"}, 1.0)]), {}, "pass", "0.00%"),
         (look(alerts=[({"alertname": "ClusterDown"}, 1.0)]), {}, "fail", "ClusterDown fires"),
+        (
+            look(alerts=[({"alertname": "ClusterDown"}, 1.0)]),
+            {"alert ClusterDown": 1.0},
+            "pass",
+            "0.00%",
+        ),  # it did before
         (look(LargePortfolioLoss=[({}, -25000.0)]), {}, "fail", "LargePortfolioLoss: -25000"),
         (look(LargePortfolioLoss=[({}, -25000.0)]), {"LargePortfolioLoss": -25000.0}, "pass", "0.00%"),
         (look(LargePortfolioLoss=[({}, -26000.0)]), {"LargePortfolioLoss": -25000.0}, "fail", "it was -25000"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from platform_cluster import CLUSTER, Platform
 
-from nexus_ops.clusters.client import Kind
+from nexus_ops.clusters.client import ClusterClient, Kind
 from nexus_ops.releases.build import build_release, read_chart
 from nexus_ops.releases.catalogue import FileCatalogue
 from nexus_ops.releases.model import Release
@@ -109,6 +109,17 @@ def test_a_url_that_nobody_can_read_is_told_without_its_password(platform: Platf
     found = checks(platform, release(platform, {"REDIS_URL": SecretKey(secret="cache", key="url")}))
     assert found["Redis reachable"].problem == (
         "REDIS_URL is no URL of Redis: it cannot be read (special characters of a password are written as %XX)."
+    )
+
+
+def test_each_kind_that_the_release_has_must_be_served(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found out in the middle of the applying, it would leave half a release."""
+    missing, serves = {"PrometheusRule", "HTTPRoute"}, ClusterClient.serves
+    monkeypatch.setattr(ClusterClient, "serves", lambda self, kind: kind.kind not in missing and serves(self, kind))
+    (found,) = [check for name, check in checks(platform, release(platform, {})).items() if name.startswith("kinds of")]
+    assert found.problem == (
+        "the cluster has no gateway.networking.k8s.io/v1 HTTPRoute, monitoring.coreos.com/v1 PrometheusRule: "
+        "install the definitions of their operators."
     )
 
 
