@@ -19,6 +19,7 @@ from aiohttp import web
 
 from nexus_ops.errors import OperationError
 from nexus_ops.sandbox.admin import Admin
+from nexus_ops.sandbox.certificates import make_certificate
 from nexus_ops.sandbox.controllers.disruption import DisruptionController
 from nexus_ops.sandbox.controllers.endpoints import AutoscalerController, EndpointsController
 from nexus_ops.sandbox.controllers.jobs import JobController
@@ -98,6 +99,9 @@ def seed(store: Store, topology: Topology, cluster: Cluster, database: str) -> N
     for secret, data in {"database-secret": {"url": database}, "agent-secrets": {"token": "sandbox"}}.items():
         body = {"metadata": {"name": secret}, "stringData": data}
         create("secrets", body, cluster.namespace)
+    shown = make_certificate(topology.environments[cluster.environment].host)
+    body = {"metadata": {"name": "nexus-tls"}, "type": "kubernetes.io/tls", "stringData": shown}
+    create("secrets", body, cluster.namespace)
 
 
 async def serve(config: dict[str, Any]) -> None:

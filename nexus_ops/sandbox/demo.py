@@ -127,7 +127,10 @@ class Demo:
                 self.say(f"     [dim]{current:26}[/] {record['said']}")
             if interfere and interfere(record):
                 interfere = None
-            if record["phase"] in ("done", "rolled-back"):
+            if record["phase"] == "rolled-back":
+                todo = f"Look at it in the UI: {self.ui.url}/assets/deployment"
+                raise TemporaryError(f"{version} was rolled back: {record['reason']}", target=cluster, todo=todo)
+            if record["phase"] == "done":
                 return
         raise TemporaryError(
             "the rollout did not end in time.", target=cluster, todo=f"Look at it in the UI: {self.ui.url}"
