@@ -187,7 +187,11 @@ class Demo:
         events = self.graphql(EVENTS, {"id": run})["logsForRun"]["events"]
         entries = [entry for event in events for entry in event.get("metadataEntries") or ()]
         pid = next((int(entry["text"]) for entry in entries if entry["label"] == "pid"), None)
-        if pid is None or os.getsid(pid) != self.ui.pid:
+        try:
+            found = pid is not None and os.getsid(pid) == self.ui.pid
+        except ProcessLookupError:
+            found = False
+        if pid is None or not found:
             raise TemporaryError("the run has no process of this UI's.", target=run)
         return pid
 
