@@ -7,9 +7,12 @@ come through boto3. None of them is ever in an error: obstore's own texts can ho
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import os
 import re
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -23,6 +26,10 @@ class NotStored(PermanentError):
 
 class AlreadyStored(PermanentError):
     """Something else is stored under this key, and it was to be created."""
+
+
+class PointerMoved(TemporaryError):
+    """Somebody else moved the pointer since it was read."""
 
 
 class StoreUnavailable(TemporaryError):
@@ -44,7 +51,25 @@ _CAUSES = ("Connection refused", "timed out", "dns error", "No space left on dev
 KNOWN = ("file", "s3", "gs", "az")
 
 
-def digest_of(data: bytes) -> str:
+@dataclass(frozen=True)
+class Stored:
+    """One object of a listing."""
+
+    key: str
+    size: int
+    modified: datetime
+    """When it was written (UTC), by the store's clock."""
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """What a pointer said when it was read; `version` is what `move_pointer` compares."""
+
+    data: bytes
+    version: str
+
+
+def digest_of(data: bytes | bytearray | memoryview) -> str:
     """SHA-256 as hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
@@ -82,13 +107,15 @@ class ObjectStore:
             todo = "Check its URL, and the settings of this cloud in the environment."
             raise BadStore(f"the store cannot be opened: {type(error).__name__}.", target=name, todo=todo) from None
 
-    def put(self, key: str, data: bytes, *, create: bool = False) -> None:
+    def put(self, key: str, data: bytes | bytearray | memoryview, *, create: bool = False) -> None:
         """Store bytes; with `create`, only when nothing is there (`AlreadyStored`)."""
         import obstore
         from obstore.exceptions import AlreadyExistsError
 
         try:
-            obstore.put(self._backend, _checked(key), data, mode="create" if create else "overwrite")
+            # One request whatever the size: several parts would know no condition.
+            mode = "create" if create else "overwrite"
+            obstore.put(self._backend, _checked(key), data, mode=mode, use_multipart=False)
         except AlreadyExistsError:
             raise AlreadyStored("something is stored already.", target=self._name(key)) from None
         except Exception as error:  # obstore raises many kinds
@@ -121,14 +148,77 @@ class ObjectStore:
 
     def list(self, prefix: str) -> list[str]:
         """Keys below a prefix (a whole path segment), sorted."""
+        return [entry.key for entry in self.entries(prefix)]
+
+    def entries(self, prefix: str) -> builtins.list[Stored]:
+        """What is stored below a prefix (a whole path segment), sorted by key."""
         import obstore
 
         try:
-            found = [str(entry["path"]) for page in obstore.list(self._backend, prefix) for entry in page]
+            found = [
+                Stored(str(entry["path"]), entry["size"], entry["last_modified"])
+                for page in obstore.list(self._backend, prefix)
+                for entry in page
+            ]
         except Exception as error:  # as in put
             raise self._failed("list", prefix, error) from None
         self._seen = True
-        return sorted(found)
+        return sorted(found, key=lambda entry: entry.key)
+
+    def delete(self, key: str) -> None:
+        """Remove what is stored; nothing there is as good."""
+        import obstore
+
+        try:
+            obstore.delete(self._backend, _checked(key))
+        except FileNotFoundError:
+            self._must_exist()
+        except Exception as error:  # as in put
+            raise self._failed("delete", key, error) from None
+
+    def pointer(self, key: str) -> Pointer | None:
+        """The pointer under a key: a small object that only `move_pointer` writes; None where there is none."""
+        import obstore
+
+        if self._numbered:
+            numbers = self.list(key)
+            return Pointer(self.get(numbers[-1]), numbers[-1].rpartition("/")[2]) if numbers else None
+        try:
+            found = obstore.get(self._backend, _checked(key))
+            return Pointer(bytes(found.bytes()), str(found.meta["e_tag"]))
+        except FileNotFoundError:
+            self._must_exist()
+            return None
+        except Exception as error:  # as in put
+            raise self._failed("read", key, error) from None
+
+    def move_pointer(self, key: str, data: bytes, seen: Pointer | None) -> None:
+        """Write a pointer if it is still as it was `seen` (None: there was none), else `PointerMoved`.
+
+        Folders know no compare-and-swap, only create: there each value is a file of its own, by number, and the highest
+        one counts.
+        """
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        moved = PointerMoved("somebody else moved it.", target=self._name(key), todo="Read it again.")
+        try:
+            if self._numbered:
+                number = int(seen.version) + 1 if seen else 1
+                obstore.put(self._backend, _checked(f"{key}/{number:08}"), data, mode="create")
+            elif seen is None:
+                obstore.put(self._backend, _checked(key), data, mode="create", use_multipart=False)
+            else:
+                condition: Any = {"e_tag": seen.version}
+                obstore.put(self._backend, _checked(key), data, mode=condition, use_multipart=False)
+        except (AlreadyExistsError, PreconditionError):
+            raise moved from None
+        except Exception as error:  # as in put
+            raise self._failed("write", key, error) from None
+
+    @property
+    def _numbered(self) -> bool:
+        return self.url.startswith("file:")
 
     def put_content(self, prefix: str, data: bytes) -> str:
         """Store bytes under their digest; the same bytes again make nothing new. The digest."""

@@ -1,0 +1,59 @@
+"""Stores on files and on S3, and keys, for the tests of backups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from backup_scene import BUCKET, Keys, open_s3
+from moto.server import ThreadedMotoServer
+
+from nexus_ops.backups.encryption import Identity, write_identity
+from nexus_ops.storage import ObjectStore
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The endpoint of an S3 with one bucket."""
+    import boto3
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    client = boto3.client(
+        "s3", endpoint_url=endpoint, aws_access_key_id="test", aws_secret_access_key="test", region_name="us-west-2"
+    )
+    client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+    yield endpoint
+    server.stop()
+
+
+@pytest.fixture(params=["file", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    if request.param == "file":
+        return ObjectStore.open(f"file://{tmp_path}/store")
+    return open_s3(request.getfixturevalue("s3"), tmp_path.name)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> ObjectStore:
+    """A store in a folder."""
+    return ObjectStore.open(f"file://{tmp_path}/store")
+
+
+def make_keys(folder: Path) -> Keys:
+    path = folder / "identity.txt"
+    public = write_identity(path)
+    return Keys(path, public, Identity.load(str(path)))
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    return make_keys(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture(scope="session")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    """The keys of somebody else."""
+    return make_keys(tmp_path_factory.mktemp("stranger"))
