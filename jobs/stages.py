@@ -14,7 +14,7 @@ import dagster as dg
 
 from nexus_ops.assets.deployments import DEPLOYMENT
 from nexus_ops.resources import NexusResource
-from nexus_ops.rollouts.strategy import BLUE_GREEN, TITLES, StageName
+from nexus_ops.rollouts.strategy import BLUE_GREEN, TITLES, Stage
 
 if TYPE_CHECKING:
     from nexus_ops.rollouts.record import Record
@@ -23,14 +23,14 @@ PATIENCE = timedelta(seconds=60)
 """How long a run waits for what is expected soon before it leaves the rest to the sensor."""
 
 
-def stage_op(stage: StageName) -> dg.OpDefinition:
+def stage_op(stage: Stage) -> dg.OpDefinition:
     """The op of one stage: takes and hands on the cluster's name."""
 
     @dg.op(
-        name=stage.replace("-", "_"),
+        name=stage.name.replace("-", "_"),
         ins={"cluster": dg.In(str)},
         out=dg.Out(str, is_required=False),
-        description=f"{TITLES[stage].capitalize()}. Ends without an output when the rollout has to wait.",
+        description=f"{TITLES[stage.name].capitalize()}. Ends without an output when the rollout has to wait.",
     )
     def drive(context: dg.OpExecutionContext, nexus: NexusResource, cluster: str) -> Iterator[dg.Output[str]]:
         from nexus_ops.clusters.errors import LeaseHeld
@@ -38,7 +38,7 @@ def stage_op(stage: StageName) -> dg.OpDefinition:
 
         rollout = nexus.rollouts(cluster, report=context.log.info)
         try:
-            result = advance(rollout, until_stage=stage, patience=PATIENCE, holder=f"run-{context.run_id[:8]}")
+            result = advance(rollout, until_stage=stage.name, patience=PATIENCE, holder=f"run-{context.run_id[:8]}")
         except LeaseHeld as error:
             context.log.info("%s", error)
             return

@@ -78,7 +78,6 @@ def rollout_sensor(cluster: Cluster) -> dg.SensorDefinition:
 def reason_to_go_on(rollout: "RolloutContext", ledger: "Ledger", now: datetime) -> str:
     """Why a driver has something to do; empty when it has not. While a rollout waits, its candidate is looked after."""
     from nexus_ops.rollouts.monitor import check_health
-    from nexus_ops.rollouts.observe import WATCHED
     from nexus_ops.rollouts.operations import due
 
     record = ledger.record
@@ -86,7 +85,7 @@ def reason_to_go_on(rollout: "RolloutContext", ledger: "Ledger", now: datetime) 
         return ""
     if due(record, aborted=ledger.abort is not None, approved=ledger.approval is not None, now=now):
         return "it is due"
-    if record.stage is None or record.stage.name not in WATCHED:
+    if record.stage is None or not record.stage.watched:
         return ""
     health = check_health(rollout, record)
     return health.reason if health.verdict == "fail" else ""

@@ -46,7 +46,7 @@ def test_definitions_load_without_anything_heavy() -> None:
 @pytest.mark.parametrize("job", ["deploy", "rollback", "abort", "approve", "resume_rollout"])
 def test_every_rollout_job_shows_the_six_stages_in_order(job: str) -> None:
     names = [node.name for node in defs.resolve_job_def(job).nodes_in_topological_order]
-    assert names[1:] == [stage.replace("-", "_") for stage in BLUE_GREEN]
+    assert names[1:] == [stage.name.replace("-", "_") for stage in BLUE_GREEN]
 
 
 def test_what_safety_depends_on_runs_by_default() -> None:

@@ -29,7 +29,6 @@ from nexus_ops.rollouts.prerequisites import check_prerequisites
 from nexus_ops.rollouts.record import NAME, Event, Reason, Record, draining_key
 from nexus_ops.rollouts.routers import TrafficRouter, router_of
 from nexus_ops.rollouts.smoke import ask, extra_requests
-from nexus_ops.rollouts.strategy import BLUE_GREEN, StageName
 from nexus_ops.topology import project_folder
 
 LEASE = "rollout"
@@ -68,10 +67,10 @@ class Driver:
         self.router = router
         self.patience = patience
         self.deadline = context.clock() + patience
-        self._verdict: tuple[StageName, Health] | None = None
+        self._verdict: tuple[str, Health] | None = None
         """A verdict whose evidence is still to be stored, and of which stage."""
 
-    def run(self, until_stage: StageName | None) -> Advance:
+    def run(self, until_stage: str | None) -> Advance:
         """Advance until a stage is over, or as far as can be gone without waiting long."""
         self._stamp()
         while True:
@@ -84,7 +83,11 @@ class Driver:
                     "done" if record.phase == "done" else "rolled-back", record, record.reason or record.said
                 )
             # The last stage ends with the rollout itself: there is no later driver to close the record.
-            if until_stage not in (None, BLUE_GREEN[-1]) and record.phase == "running" and record.ended(until_stage):
+            if (
+                until_stage not in (None, record.stages[-1].name)
+                and record.phase == "running"
+                and record.ended(until_stage)
+            ):
                 return Advance("stage-done", record, f"{until_stage} is done")
             works = self.context.works(record.candidate.release)
             observed, health = observe(self.context, record, self.router)
@@ -221,13 +224,11 @@ class Driver:
         return Advance("waiting", record, decision.why)
 
     def _monitor(self, record: Record, decision: Decision) -> None:
-        now = self.context.clock()
-        if decision.stage == "monitor-health":
-            until = now + timedelta(seconds=record.settings.monitor_seconds)
-            self._write(lambda current: replace(current, monitor_until=until.isoformat()))
-        else:
-            until = now + timedelta(seconds=record.settings.hold_seconds)
-            self._write(lambda current: replace(current, hold_until=until.isoformat()))
+        """A bake or hold begins: its end is written down."""
+        stage = record.stage
+        assert stage is not None, "a stage whose time begins"
+        name, until = stage.name, self.context.clock() + timedelta(seconds=stage.bake_seconds)
+        self._write(lambda current: current.with_stage(name, until=until.isoformat()))
 
     def _end_stage(self, record: Record, decision: Decision) -> None:
         if decision.stage is None:
@@ -356,7 +357,7 @@ class Driver:
 def advance(
     context: RolloutContext,
     *,
-    until_stage: StageName | None = None,
+    until_stage: str | None = None,
     patience: timedelta = timedelta(seconds=120),
     holder: str | None = None,
 ) -> Advance:

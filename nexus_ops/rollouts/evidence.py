@@ -14,14 +14,13 @@ from nexus_ops.releases.model import canonical
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.monitor import Health, Look, Series, judge, query
 from nexus_ops.rollouts.record import Evidence, Record, moment
-from nexus_ops.rollouts.strategy import StageName
 
 FOLDER = "evidence"
 SAMPLES = 120
 """So many points of each series are kept of the course."""
 
 
-def keep_evidence(context: RolloutContext, record: Record, stage: StageName, health: Health) -> Evidence:
+def keep_evidence(context: RolloutContext, record: Record, stage: str, health: Health) -> Evidence:
     """Store what a verdict stands on; the entry for the record."""
     document = {
         "format": 1,

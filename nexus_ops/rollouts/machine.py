@@ -18,10 +18,11 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from nexus_ops.rollouts.record import Ledger, Reason, Record, draining_key, moment
-from nexus_ops.rollouts.strategy import StageName
 from nexus_ops.topology import Colour, Work
 
 Verdict = Literal["pass", "fail", "insufficient", "error"]
+Blame = Literal["release", "platform"]
+"""What a verdict holds responsible. A rollout that failed for the platform's sake leaves its release as good as it was."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class Observed:
     verdict: Verdict | None = None
     """Of monitoring, where that stage runs."""
     verdict_reason: str = ""
+    blames: Blame | None = None
+    """Whom a failing verdict blames; None: nobody is known to be at fault."""
+    requests: float | None = None
+    """The candidate's requests served in this stage, as measured; None: not measured."""
 
     def of(self, component: str, colour: Colour) -> Pods:
         return self.pods.get((component, colour), Pods())
@@ -59,7 +64,7 @@ class Decision:
         "end-stage", "wait", "approve", "roll-back", "complete", "rolled-back", "nothing",
     ]  # fmt: skip
     why: str
-    stage: StageName | None = None
+    stage: str | None = None
     colour: Colour | None = None
     targets: Mapping[str, int] = field(default_factory=dict)
     weight: int | None = None
@@ -87,16 +92,16 @@ def decide(ledger: Ledger, works: Works, observed: Observed, now: datetime) -> D
     if stage is None:
         return Decision("complete", f"{record.candidate.version} serves")
     handlers = {
-        "validate-prerequisites": _validate,
-        "deploy-green-environment": _deploy,
-        "run-smoke-tests": _smoke,
-        "switch-traffic": _switch,
-        "monitor-health": _monitor,
-        "cleanup-blue-environment": _clean_up,
+        "validate": _validate,
+        "deploy": _deploy,
+        "smoke": _smoke,
+        "switch": _switch,
+        "bake": _bake,
+        "clean-up": _clean_up,
     }
-    if stage.name == "switch-traffic" and record.needs_approval and ledger.approval is None:
+    if stage.kind == "switch" and record.needs_approval and ledger.approval is None:
         return Decision("approve", record.needs_approval, stage=stage.name)
-    decision = handlers[stage.name](record, works, observed, now)
+    decision = handlers[stage.kind](record, works, observed, now)
     return decision or Decision("end-stage", f"{stage.name} is done", stage=stage.name)
 
 
@@ -153,13 +158,15 @@ def _ask_the_rest(record: Record, works: Works) -> Decision | None:
     return None
 
 
-def _monitor(record: Record, works: Works, observed: Observed, now: datetime) -> Decision | None:
+def _bake(record: Record, works: Works, observed: Observed, now: datetime) -> Decision | None:
     del works
+    stage = record.stage
+    assert stage is not None, "a stage that is decided about"
     if observed.verdict == "fail":
         return Decision("roll-back", f"monitoring failed: {observed.verdict_reason}")
-    if record.monitor_until is None:
-        return Decision("monitor", "monitoring begins", stage="monitor-health")
-    until = moment(record.monitor_until)
+    if stage.until is None:
+        return Decision("monitor", "monitoring begins", stage=stage.name)
+    until = moment(stage.until)
     if now < until:
         return Decision("wait", f"the candidate is watched until {until:%H:%M:%S} UTC", until=until)
     if observed.verdict == "pass":
@@ -175,12 +182,11 @@ def _clean_up(record: Record, works: Works, observed: Observed, now: datetime) -
         return Decision("roll-back", f"the candidate failed within the hold: {observed.verdict_reason}")
     if record.stable is None:
         return None
-    old = record.stable.colour
-    if record.hold_until is None:
-        return Decision(
-            "monitor", "the hold begins: the old colour stays as the way back", stage="cleanup-blue-environment"
-        )
-    until = moment(record.hold_until)
+    old, stage = record.stable.colour, record.stage
+    assert stage is not None, "a stage that is decided about"
+    if stage.until is None:
+        return Decision("monitor", "the hold begins: the old colour stays as the way back", stage=stage.name)
+    until = moment(stage.until)
     if now < until:
         return Decision("wait", f"the {old} colour is kept as the way back until {until:%H:%M:%S} UTC", until=until)
     if observed.weight != 100:

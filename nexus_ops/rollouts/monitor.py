@@ -16,7 +16,7 @@ from typing import Any
 from nexus_ops.errors import OperationError, PermanentError, TemporaryError
 from nexus_ops.releases.rendering import Rendering
 from nexus_ops.rollouts.context import RolloutContext
-from nexus_ops.rollouts.machine import Verdict
+from nexus_ops.rollouts.machine import Blame, Verdict
 from nexus_ops.rollouts.record import Record, moment
 from nexus_ops.topology import Colour
 
@@ -54,6 +54,10 @@ class Health:
     verdict: Verdict
     reason: str
     look: Look | None = None
+    blames: Blame | None = None
+    """Whom a fail blames: the release, or the platform, which was not well for a reason of its own."""
+    requests: float | None = None
+    """The candidate's requests in this stage; None: not measured."""
 
 
 def guardrails_of(shared: Rendering) -> dict[str, str]:

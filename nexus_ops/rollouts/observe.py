@@ -14,8 +14,6 @@ from nexus_ops.rollouts.routers import TrafficRouter
 from nexus_ops.topology import Colour
 
 PLATFORM = {"app.kubernetes.io/part-of": "nexus-ai-defi"}
-WATCHED = ("monitor-health", "cleanup-blue-environment")
-"""The stages in which the candidate is judged by its metrics."""
 ENDED = ("Succeeded", "Failed")
 NAME, COLOUR = "app.kubernetes.io/name", "nexus.ai/colour"
 
@@ -51,17 +49,15 @@ def observe(context: RolloutContext, record: Record, router: TrafficRouter) -> t
     The edge and the metrics are looked at only where the present stage does: before the switch nothing has been routed to
     the candidate, and there is nothing to see.
     """
-    stage = record.stage.name if record.stage else None
+    stage = record.stage
     pods = observe_pods(context)
     if record.phase == "rolling-back":
         weight = router.observed_weight(record.candidate.colour) if record.applied else None
         return Observed(pods, weight), None
-    if stage not in ("switch-traffic", *WATCHED):
-        return Observed(pods), None
-    if stage == "switch-traffic" and not record.weight:
+    if stage is None or not stage.weight or not record.weight:
         return Observed(pods), None  # nothing has been requested yet that could be seen
     weight = router.observed_weight(record.candidate.colour)
-    if stage not in WATCHED:
+    if not stage.watched:
         return Observed(pods, weight), None
     health = check_health(context, record)
-    return Observed(pods, weight, health.verdict, health.reason), health
+    return Observed(pods, weight, health.verdict, health.reason, health.blames, health.requests), health

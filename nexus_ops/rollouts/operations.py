@@ -16,7 +16,7 @@ from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.driver import LEASE
 from nexus_ops.rollouts.plan import RolloutActive, RolloutPlan, plan_rollout, read_ledger
 from nexus_ops.rollouts.record import NAME, Record, StageState, Wish, moment
-from nexus_ops.rollouts.strategy import BLUE_GREEN, Settings
+from nexus_ops.rollouts.strategy import Settings, stages_of
 
 TRIES = 20
 
@@ -44,7 +44,8 @@ def start(context: RolloutContext, plan: RolloutPlan, actor: str) -> Record:
             candidate=plan.candidate,
             stable=plan.stable,
             stages=tuple(
-                StageState(name, started=now if index == 0 else None) for index, name in enumerate(BLUE_GREEN)
+                StageState.of(stage, started=now if index == 0 else None)
+                for index, stage in enumerate(stages_of(plan.settings))
             ),
             needs_approval=plan.needs_approval,
             plan=digest,
@@ -99,11 +100,10 @@ def due(record: Record | None, *, aborted: bool, approved: bool, now: datetime) 
         return False
     if aborted or record.phase == "rolling-back":
         return True
-    stage = record.stage.name if record.stage else None
-    if stage == "switch-traffic" and record.needs_approval and not approved:
+    stage = record.stage
+    if stage and stage.kind == "switch" and record.needs_approval and not approved:
         return False
-    until = {"monitor-health": record.monitor_until, "cleanup-blue-environment": record.hold_until}.get(stage or "")
-    return until is None or now >= moment(until)
+    return stage is None or stage.until is None or now >= moment(stage.until)
 
 
 def _wish(context: RolloutContext, key: str, actor: str, reason: str) -> Record:

@@ -13,7 +13,7 @@ from nexus_ops.releases.model import Release
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.live import live_of
 from nexus_ops.rollouts.record import NAME, Copy, Ledger
-from nexus_ops.rollouts.strategy import BLUE_GREEN, TITLES, Settings
+from nexus_ops.rollouts.strategy import TITLES, Settings, names, stages_of
 from nexus_ops.topology import other
 
 
@@ -99,7 +99,7 @@ def _steps(
         "cleanup-blue-environment": f"after a hold of {settings.hold_seconds} s"
         + (f", scale {stable.colour} ({stable.version}) to zero" if stable else "; there is no old colour"),
     }
-    return tuple(f"**{name}**: {notes.get(name, TITLES[name])}" for name in BLUE_GREEN)
+    return tuple(f"**{name}**: {notes.get(name, TITLES[name])}" for name in names(stages_of(settings)))
 
 
 def _way_back(candidate: Copy, stable: Copy | None) -> tuple[str, ...]:

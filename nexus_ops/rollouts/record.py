@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
-from nexus_ops.rollouts.strategy import Settings, StageName
+from nexus_ops.rollouts.strategy import Kind, Settings, Stage, known_stage
 from nexus_ops.topology import Colour
 
 Phase = Literal["running", "rolling-back", "done", "rolled-back"]
@@ -31,12 +31,30 @@ class Copy:
 
 @dataclass(frozen=True)
 class StageState:
-    """How far one stage is; times in UTC, ISO 8601."""
+    """One stage, and how far it is; times in UTC, ISO 8601."""
 
-    name: StageName
+    name: str
+    kind: Kind
+    weight: int
+    """The candidate's share of edge traffic (percent) that the stage is about."""
+    bake_seconds: int = 0
+    gate: bool = False
+    """Whether a person has to let it begin."""
     started: str | None = None
+    until: str | None = None
+    """When its bake or hold is over, once that has begun."""
     ended: str | None = None
     note: str = ""
+
+    @classmethod
+    def of(cls, stage: Stage, *, started: str | None = None) -> StageState:
+        """A stage that is to come, or has just been started."""
+        return cls(stage.name, stage.kind, stage.weight, stage.bake_seconds, stage.gate, started)
+
+    @property
+    def watched(self) -> bool:
+        """Whether the candidate is judged by its metrics in it."""
+        return self.kind in ("bake", "clean-up")
 
 
 @dataclass(frozen=True)
@@ -56,7 +74,7 @@ class Event:
 class Evidence:
     """What a verdict stands on: the digest of the document in the object store, under `evidence/`."""
 
-    stage: StageName
+    stage: str
     verdict: str
     digest: str
 
@@ -103,8 +121,6 @@ class Record:
     """That share, once it was observed; None until then."""
     needs_approval: str = ""
     """Why a person must approve before traffic moves; empty: nobody need."""
-    monitor_until: str | None = None
-    hold_until: str | None = None
     baseline: dict[str, float] = field(default_factory=dict)
     """The worst value of each of the platform's guardrails that was broken when the rollout began, by rule."""
     guardrails: dict[str, str] = field(default_factory=dict)
@@ -134,11 +150,11 @@ class Record:
         about = draining_key(component, colour)
         return next((event for event in self.events if (event.reason, event.about) == (reason, about)), None)
 
-    def ended(self, stage: StageName) -> bool:
+    def ended(self, stage: str) -> bool:
         """Whether a stage is over."""
         return any(state.name == stage and state.ended is not None for state in self.stages)
 
-    def with_stage(self, name: StageName, **changes: Any) -> Record:
+    def with_stage(self, name: str, **changes: Any) -> Record:
         """With one stage's state changed."""
         return replace(
             self, stages=tuple(replace(stage, **changes) if stage.name == name else stage for stage in self.stages)
@@ -149,11 +165,11 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        document: dict[str, Any] = json.loads(text)
+        document = _as_now(json.loads(text))
         stable = document["stable"]
         built: dict[str, Any] = {
             **document,
-            "settings": Settings(**document["settings"]),
+            "settings": _settings(document["settings"]),
             "candidate": Copy(**document["candidate"]),
             "stable": Copy(**stable) if stable else None,
             "stages": tuple(StageState(**stage) for stage in document["stages"]),
@@ -195,6 +211,26 @@ class Ledger:
             abort=Wish.from_json(data["abort"]) if "abort" in data else None,
             approval=Wish.from_json(data["approval"]) if "approval" in data else None,
         )
+
+
+def _settings(document: dict[str, Any]) -> Settings:
+    values: dict[str, Any] = {**document, "gates": tuple(document.get("gates", ()))}
+    return Settings(**values)
+
+
+def _as_now(document: dict[str, Any]) -> dict[str, Any]:
+    """A stored record in its present form: until canaries came, stages were names, and the record held their times."""
+    untils = {
+        "monitor-health": document.pop("monitor_until", None),
+        "cleanup-blue-environment": document.pop("hold_until", None),
+    }
+    stages: list[dict[str, Any]] = []
+    for stage in document["stages"]:
+        if "kind" not in stage:
+            known = known_stage(stage["name"])
+            stage = {"kind": known.kind, "weight": known.weight, "until": untils.get(known.name), **stage}
+        stages.append(stage)
+    return {**document, "stages": stages}
 
 
 def moment(text: str) -> datetime:

@@ -179,7 +179,7 @@ def test_a_driver_killed_as_it_says_that_the_rollout_is_over_leaves_nothing_to_d
     platform.begin(version, replace(QUICK, hold_seconds=8))
     rule = {"action": "hold-after", "user_agent": "nexus-ops*", "path": "*/configmaps/rollout"}
     with driver(platform) as process:
-        assert platform.eventually(lambda: platform.record().hold_until is not None, seconds=120)
+        assert platform.eventually(lambda: platform.record().ended("monitor-health"), seconds=120)
         platform.admin("PUT", "/faults", [rule])
         while not platform.record().finished:
             assert process.poll() is None, "the driver has ended before the rollout"

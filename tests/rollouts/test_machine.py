@@ -1,5 +1,6 @@
 """The rollout machine in a model world that crashes, repeats, lies and is aborted: what must hold, always holds."""
 
+import json
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from nexus_ops.rollouts.machine import Decision, Observed, Pods, Verdict, decide
 from nexus_ops.rollouts.record import Copy, Event, Ledger, Record, StageState, Wish, draining_key
-from nexus_ops.rollouts.strategy import BLUE_GREEN, Settings
+from nexus_ops.rollouts.strategy import Settings, stages_of
 from nexus_ops.topology import COLOURS, Colour, Work, other
 
 WORKS: dict[str, Work] = {"orchestrator": "request", "hunter": "worker", "engine": "exclusive"}
@@ -22,15 +23,16 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 def new_record(*, stable: bool) -> Record:
     """A rollout that has just been started: green over blue, or blue over nothing."""
+    times = Settings(monitor_seconds=5, hold_seconds=5, insufficient_seconds=20)
     return Record(
         id="r1",
         cluster="c",
         actor="a",
         started=START.isoformat(),
-        settings=Settings(monitor_seconds=5, hold_seconds=5, insufficient_seconds=20),
+        settings=times,
         candidate=Copy("green" if stable else "blue", "v2", "new"),
         stable=Copy("blue", "v1", "old") if stable else None,
-        stages=tuple(StageState(name) for name in BLUE_GREEN),
+        stages=tuple(StageState.of(stage) for stage in stages_of(times)),
     )
 
 
@@ -120,10 +122,9 @@ class World:
             return replace(record, weight=decision.weight or 0, weight_since=self.now.isoformat(), observed=None)
         if decision.step == "observe-weight" and self.visible and self.edge == decision.weight:
             return replace(record, observed=decision.weight)
-        if decision.step == "monitor" and decision.stage == "monitor-health":
-            return replace(record, monitor_until=(self.now + timedelta(seconds=5)).isoformat())
-        if decision.step == "monitor":
-            return replace(record, hold_until=(self.now + timedelta(seconds=5)).isoformat())
+        if decision.step == "monitor" and record.stage:
+            until = self.now + timedelta(seconds=record.stage.bake_seconds)
+            return record.with_stage(record.stage.name, until=until.isoformat())
         if decision.step == "end-stage" and decision.stage:
             return record.with_stage(decision.stage, ended=self.now.isoformat())
         if decision.step == "roll-back":
@@ -211,10 +212,7 @@ def test_failing_health_sends_everything_back() -> None:
 def test_no_data_is_neither_a_pass_nor_an_instant_failure(verdict: Verdict) -> None:
     made = world()
     made.verdict = verdict
-    while made.record.monitor_until is None:
-        made.step()
-        made.let_pods_move(1)
-        made.now += timedelta(seconds=1)
+    until(made, "monitor-health").step()
     made.now += timedelta(seconds=10)
     assert made.step().step == "wait"
     made.now += timedelta(seconds=30)
@@ -361,9 +359,10 @@ def until(made: World, stage: str) -> World:
 
 def test_the_old_colour_is_kept_through_the_whole_hold() -> None:
     made = until(world(), "cleanup-blue-environment")
-    while made.record.hold_until is None:
-        made.step()
-    held_until = datetime.fromisoformat(made.record.hold_until)
+    made.step()
+    assert made.record.stage
+    assert made.record.stage.until, "the hold has begun"
+    held_until = datetime.fromisoformat(made.record.stage.until)
     while made.now < held_until:
         made.step()
         made.let_pods_move(1)
@@ -432,3 +431,19 @@ def test_a_record_reads_back_as_it_was_written(record: Record, weight: int, said
         verified=("a", "b"),
     )
     assert Record.from_json(changed.to_json()) == changed
+
+
+def test_a_record_that_was_stored_before_there_were_canaries_is_still_read() -> None:
+    """An upgrade in the middle of a rollout, or of a cluster whose last one was long ago."""
+    document = json.loads(new_record(stable=True).to_json())
+    document["stages"] = [
+        {"name": stage["name"], "started": "t", "ended": None if stage["name"] == "monitor-health" else "t", "note": ""}
+        for stage in document["stages"]
+    ]
+    document |= {"monitor_until": "2026-01-01T00:01:00+00:00", "hold_until": None}
+    document["settings"] = {"monitor_seconds": 60, "hold_seconds": 120}
+    record = Record.from_json(json.dumps(document))
+    assert record.stage == StageState(
+        "monitor-health", "bake", 100, started="t", until="2026-01-01T00:01:00+00:00", note=""
+    )
+    assert record.settings == Settings(monitor_seconds=60, hold_seconds=120)

@@ -16,7 +16,7 @@ from nexus_ops.rollouts.driver import advance
 from nexus_ops.rollouts.operations import NothingToDo, plan_rollback, plan_rollout, request_abort, start
 from nexus_ops.rollouts.plan import RolloutActive
 from nexus_ops.rollouts.result import result_of
-from nexus_ops.rollouts.strategy import BLUE_GREEN, Settings
+from nexus_ops.rollouts.strategy import BLUE_GREEN, Settings, names
 
 
 def test_a_first_install_and_a_blue_green_deploy_serve_real_users(platform: Platform) -> None:
@@ -29,7 +29,7 @@ def test_a_first_install_and_a_blue_green_deploy_serve_real_users(platform: Plat
     assert platform.eventually(lambda: {own for _, own in platform.pods()} == {other_colour}), "the old colour goes"
     result = result_of(platform.record())
     assert result.success
-    assert [*result.timings] == [*BLUE_GREEN]
+    assert [*result.timings] == names(BLUE_GREEN)
     assert set(result.verified) == set(platform.topology.components)
 
 
