@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 
 from world import World, deployment, world
 
+from nexus_ops.sandbox.controllers.recorder import Recorder
+
 
 def run(scenario: Callable[[World], Awaitable[None]]) -> None:
     async def inside() -> None:
@@ -178,5 +180,67 @@ def test_a_budget_counts_what_may_be_evicted() -> None:
         status = lambda: w.store.get("poddisruptionbudgets.policy", "n", "b").get("status") or {}  # noqa: E731 short
         await w.until(lambda: status().get("disruptionsAllowed") == 1)
         assert (status()["currentHealthy"], status()["desiredHealthy"]) == (3, 2)
+
+    run(scenario)
+
+
+def told(w: World, kind: str) -> list[tuple[str, str, int]]:
+    """Reason, message and count of the events about objects of a kind."""
+    found = [event for event in w.store.list("events", "n") if event["involvedObject"]["kind"] == kind]
+    return [(event["reason"], event["message"], event["count"]) for event in found]
+
+
+def test_events_tell_of_a_pods_life_and_of_who_scaled_what() -> None:
+    """Without them `kubectl describe` of something that does not start shows no reason."""
+
+    async def scenario(w: World) -> None:
+        w.deploy(replicas=1)
+        await w.until(lambda: w.ready() == 1)
+        (pod,) = w.pods()
+        name = pod["metadata"]["name"]
+        (node,) = {pod["spec"]["nodeName"]}
+        (made,) = told(w, "ReplicaSet")
+        assert made == ("SuccessfulCreate", f"Created pod: {name}", 1)
+        ((reason, message, _),) = told(w, "Deployment")
+        assert reason == "ScalingReplicaSet"
+        assert message.startswith("Scaled up replica set d-")
+        assert message.endswith(" from 0 to 1")
+        said = told(w, "Pod")
+        assert ("Scheduled", f"Successfully assigned n/{name} to {node}", 1) in said
+        assert {reason for reason, _, _ in said} == {"Scheduled", "Pulled", "Created", "Started"}
+        w.change("deployments.apps", "d", lambda obj: obj["spec"].update(replicas=0))
+        await w.until(lambda: "Killing" in {reason for reason, _, _ in told(w, "Pod")})
+        assert ("SuccessfulDelete", f"Deleted pod: {name}", 1) in told(w, "ReplicaSet")
+
+    run(scenario)
+
+
+def test_events_name_what_keeps_a_pod_from_running() -> None:
+    async def scenario(w: World) -> None:
+        w.deploy(version=9)
+        await w.until(lambda: {"Failed", "BackOff"} <= {reason for reason, _, _ in told(w, "Pod")})
+        w.store.delete("deployments.apps", "n", "d")
+        w.deploy(replicas=1, container={"resources": {"requests": {"cpu": "90"}}})
+        await w.until(lambda: "FailedScheduling" in {reason for reason, _, _ in told(w, "Pod")})
+        why = next(message for reason, message, _ in told(w, "Pod") if reason == "FailedScheduling")
+        assert why == "0/2 nodes are available: 2 Insufficient cpu."
+
+    run(scenario)
+
+
+def test_an_event_that_comes_again_is_counted_and_is_gone_after_an_hour() -> None:
+    """Of a pod that crashes for days one line is left, and a long-lived sandbox does not fill up with events."""
+
+    async def scenario(w: World) -> None:
+        now = [0.0]
+        tell = Recorder(w.store, "kubelet", clock=lambda: now[0])
+        pod = {"kind": "Pod", "apiVersion": "v1", "metadata": {
+            "name": "p", "namespace": "n", "uid": "u", "resourceVersion": "1"}}  # fmt: skip
+        for now[0] in (0, 5, 20, 40):
+            tell(pod, "BackOff", "again", warning=True)
+        assert told(w, "Pod") == [("BackOff", "again", 3)]
+        now[0] = 40 + 3600
+        tell(pod, "Started", "at last")
+        assert told(w, "Pod") == [("Started", "at last", 1)]
 
     run(scenario)

@@ -126,6 +126,17 @@ def test_describe_tells_of_every_kind_that_is_deployed(kubectl: Kubectl) -> None
     assert "Kubelet Version:" in kubectl("describe", "nodes")
 
 
+def test_events_are_shown_by_describe_and_by_get(kubectl: Kubectl) -> None:
+    assert "Scaled up replica set web-" in kubectl("describe", "deploy", "web")
+    pod = kubectl("get", "pods", "-o", "name").split()[0]
+    shown = kubectl("describe", pod)
+    for reason, component in {"Scheduled": "default-scheduler", "Pulled": "kubelet", "Started": "kubelet"}.items():
+        assert any(line.split()[1:2] == [reason] and component in line for line in shown.splitlines()), shown
+    assert "Started container web" in kubectl("get", "events", "--field-selector", f"involvedObject.name={pod[4:]}")
+    assert "Started container web" in kubectl("events", "--for", pod)
+    assert kubectl("get", "events", "--field-selector", "type=Warning", "-o", "name") == ""
+
+
 def test_explain_and_api_resources_know_built_in_and_custom_kinds(kubectl: Kubectl) -> None:
     assert "progressDeadlineSeconds\t<integer>" in kubectl("explain", "deployment.spec")
     assert "backendRefs\t<[]Object>" in kubectl("explain", "httproute.spec.rules")

@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 from nexus_ops.sandbox.controllers.queue import Key
+from nexus_ops.sandbox.controllers.recorder import Recorder
 from nexus_ops.sandbox.controllers.workloads import PODS, is_leaving, owner_key, owner_reference
 from nexus_ops.sandbox.kube.clock import timestamp
 from nexus_ops.sandbox.kube.store import Event, Store
@@ -22,6 +23,7 @@ class JobController:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._tell = Recorder(store, "job-controller")
 
     def keys(self, event: Event) -> list[Key]:
         meta = event.object["metadata"]
@@ -56,6 +58,9 @@ class JobController:
             status["conditions"] = conditions
             if conditions[-1]["type"] == "Complete":
                 status["completionTime"] = timestamp()
+                self._tell(job, "Completed", "Job completed")
+            else:
+                self._tell(job, conditions[-1]["reason"], conditions[-1]["message"], warning=True)
         if status != job.get("status"):
             self.store.edit(JOBS, namespace, name, lambda obj: obj.update(status=status), subresource="status")
         return None
@@ -70,6 +75,7 @@ class JobController:
             "ownerReferences": [owner_reference(job)],
         }  # fmt: skip
         self.store.create(PODS, {"metadata": own, "spec": template["spec"], "status": {"phase": "Pending"}})
+        self._tell(job, "SuccessfulCreate", f"Created pod: {own['name']}")
 
 
 def _finished(job: Object) -> bool:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from nexus_ops.sandbox.controllers.queue import Key
+from nexus_ops.sandbox.controllers.recorder import Recorder
 from nexus_ops.sandbox.controllers.workloads import (
     PODS,
     REPLICA_SETS,
@@ -29,6 +30,7 @@ class ReplicaSetController:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._tell = Recorder(store, "replicaset-controller")
         self._pods: dict[str, dict[str, None]] = {}
         """Names of the pods by the uid of the set that owns them."""
 
@@ -56,15 +58,18 @@ class ReplicaSetController:
         wanted = rs["spec"]["replicas"]
         for pod in sorted(staying, key=_worth)[: max(0, len(staying) - wanted)]:
             self.store.delete(PODS, namespace, pod["metadata"]["name"])
+            self._tell(rs, "SuccessfulDelete", f"Deleted pod: {pod['metadata']['name']}")
         failure = None
         for _ in range(wanted - len(staying)):
             if failure := self._over_quota(namespace):
+                self._tell(rs, "FailedCreate", f"Error creating: {failure['message']}", warning=True)
                 break
-            self._create(rs)
+            self._tell(rs, "SuccessfulCreate", f"Created pod: {self._create(rs)}")
         waits = self._report(rs, failure)
         return 5.0 if failure else waits
 
-    def _create(self, rs: Object) -> None:
+    def _create(self, rs: Object) -> str:
+        """Make a pod; its name."""
         template = rs["spec"]["template"]
         meta = copy.deepcopy(template.get("metadata") or {})
         meta |= {
@@ -78,6 +83,7 @@ class ReplicaSetController:
         self.store.create(
             PODS, {"metadata": meta, "spec": spec, "status": {"phase": "Pending", "qosClass": "Burstable"}}
         )
+        return meta["name"]
 
     def _over_quota(self, namespace: str) -> Object | None:
         """What a ResourceQuota says against another pod (counts of pods only)."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from nexus_ops.sandbox.controllers.progress import Progress, progress
 from nexus_ops.sandbox.controllers.queue import Key
+from nexus_ops.sandbox.controllers.recorder import Recorder
 from nexus_ops.sandbox.kube.clock import timestamp
 from nexus_ops.sandbox.kube.store import Event, Store
 
@@ -65,6 +66,7 @@ class DeploymentController:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._tell = Recorder(store, "deployment-controller")
 
     def keys(self, event: Event) -> list[Key]:
         meta = event.object["metadata"]
@@ -152,21 +154,21 @@ class DeploymentController:
         running = [rs for rs in older if rs["spec"]["replicas"]]
         strategy = deployment["spec"]["strategy"]
         if not running:
-            return self._set(newest, total)
+            return self._set(deployment, newest, total)
         if strategy["type"] == "Recreate":
             for rs in running:
-                self._set(rs, 0)
+                self._set(deployment, rs, 0)
             return None
         rolling = strategy["rollingUpdate"]
         surge = share(rolling["maxSurge"], total, up=True)
         unavailable = share(rolling["maxUnavailable"], total, up=False)
         now = newest["spec"]["replicas"] + sum(rs["spec"]["replicas"] for rs in running)
         room = total + (surge or (0 if unavailable else 1)) - now
-        self._set(newest, min(total, newest["spec"]["replicas"] + max(room, 0)))
-        self._shrink(newest, running, total - unavailable)
+        self._set(deployment, newest, min(total, newest["spec"]["replicas"] + max(room, 0)))
+        self._shrink(deployment, newest, running, total - unavailable)
         return None
 
-    def _shrink(self, newest: Object, running: list[Object], needed: int) -> None:
+    def _shrink(self, deployment: Object, newest: Object, running: list[Object], needed: int) -> None:
         """Older sets down: first what does not serve, then what serves beyond `needed`.
 
         A set's status may lag behind its spec, so that no more of it counts as serving than its spec keeps.
@@ -182,14 +184,18 @@ class DeploymentController:
             idle = min(rs["spec"]["replicas"] - serving(rs), max(room, 0))
             step = max(0, min(spare, serving(rs), room - idle))
             room, spare = room - idle - step, spare - step
-            self._set(rs, rs["spec"]["replicas"] - idle - step)
+            self._set(deployment, rs, rs["spec"]["replicas"] - idle - step)
 
-    def _set(self, rs: Object, replicas: int) -> None:
-        if rs["spec"]["replicas"] != replicas:
+    def _set(self, deployment: Object, rs: Object, replicas: int) -> None:
+        before = rs["spec"]["replicas"]
+        if before != replicas:
             meta = rs["metadata"]
             self.store.edit(
                 REPLICA_SETS, meta["namespace"], meta["name"], lambda obj: obj["spec"].update(replicas=replicas)
             )
+            way = "up" if replicas > before else "down"
+            what = f"Scaled {way} replica set {meta['name']} from {before} to {replicas}"
+            self._tell(deployment, "ScalingReplicaSet", what)
 
     def _report(self, deployment: Object, sets: list[Object], wanted: str, *, created: bool) -> float | None:
         """Write the status; seconds until the progress deadline, if one is running."""

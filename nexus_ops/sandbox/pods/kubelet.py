@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from nexus_ops.sandbox.controllers.recorder import Recorder
 from nexus_ops.sandbox.controllers.workloads import owner_key
 from nexus_ops.sandbox.kube.clock import timestamp
 from nexus_ops.sandbox.kube.errors import ApiError
@@ -43,6 +44,8 @@ class Kubelet:
         self.versions = versions
         self.behaviours = dict(behaviours)
         self.journal = journal
+        self._tell = Recorder(store, "kubelet")
+        self._tell_of_scheduling = Recorder(store, "default-scheduler")
         self.agents: dict[str, Agent] = {}
         self._logs: dict[tuple[str, str], Agent] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -119,11 +122,12 @@ class Kubelet:
 
     async def _live(self, pod: Object) -> None:
         meta = pod["metadata"]
-        await self._schedule(pod)
+        pod = await self._schedule(pod)
         image = pod["spec"]["containers"][0]["image"]
         known = self.versions.get(image.rpartition("@")[2])
         if known is None:
             return await self._fail_to_pull(meta, pod, image)
+        container: str = pod["spec"]["containers"][0]["name"]
         component = (meta.get("labels") or {}).get("app.kubernetes.io/name") or known[0]
         colour = (meta.get("labels") or {}).get("nexus.ai/colour", "")
         restarts, before = 0, None
@@ -133,7 +137,10 @@ class Kubelet:
             self._keep_log(meta, agent, before)
             self.agents[meta["uid"]] = agent  # before it listens: a pod deleted meanwhile must close it
             ports = [p["containerPort"] for p in pod["spec"]["containers"][0].get("ports") or ()]
+            self._tell(pod, "Pulled", f'Container image "{image}" already present on machine', container=container)
             address = await self._listen(agent, ports, pod)
+            self._tell(pod, "Created", f"Created container: {container}", container=container)
+            self._tell(pod, "Started", f"Started container {container}", container=container)
             self._report(meta, _running(pod, address, restarts, ready=False))
             if not await _crashes(agent, behaviour.ready_seconds * jitter(meta["name"])):
                 if owner_key(pod, "Job"):
@@ -149,6 +156,8 @@ class Kubelet:
                 return None
             restarts, before = restarts + 1, agent
             self._report(meta, _crashed(pod, address, restarts))
+            why = f"Back-off restarting failed container {container} in pod {meta['name']}_{meta['namespace']}({meta['uid']})"
+            self._tell(pod, "BackOff", why, warning=True, container=container)
             await asyncio.sleep(min(10.0, 0.5 * 2**restarts))
 
     async def _end(self, pod: Object, agent: Agent, address: str) -> None:
@@ -176,6 +185,8 @@ class Kubelet:
         deadline = loop.time() + meta.get("deletionGracePeriodSeconds", 30)
         if agent is not None:
             self._report(meta, {"conditions": _conditions(pod, ready=False)})
+            container = spec["containers"][0]["name"]
+            self._tell(pod, "Killing", f"Stopping container {container}", container=container)
             if agent.behaviour.drain:
                 await asyncio.sleep(min(pre_stop_seconds(spec["containers"][0]), max(0.0, deadline - loop.time())))
                 agent.log("SIGTERM: draining")
@@ -185,23 +196,26 @@ class Kubelet:
         self.agents.pop(meta["uid"], None)
         self.store.finish("pods", meta["namespace"], meta["name"])
 
-    async def _schedule(self, pod: Object) -> None:
-        """Put the pod on a node that fits; while there is none, say so as the scheduler does."""
+    async def _schedule(self, pod: Object) -> Object:
+        """The pod, put on a node that fits; while there is none, say so as the scheduler does."""
         meta = pod["metadata"]
         while True:
             gated = self.store.get("pods", meta["namespace"], meta["name"])["spec"].get("schedulingGates")
             node, why = (None, "") if gated else self._pick(pod)
             if node is not None:
                 name = node["metadata"]["name"]
-                self.store.edit("pods", meta["namespace"], meta["name"], _bind(name))
+                bound = self.store.edit("pods", meta["namespace"], meta["name"], _bind(name))
                 self._report(meta, {"conditions": _conditions(pod, ready=False)[:1]})
-                return
+                place = f"{meta['namespace']}/{meta['name']} to {name}"
+                self._tell_of_scheduling(pod, "Scheduled", f"Successfully assigned {place}")
+                return bound
             condition = {
                 "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why,
                 "lastTransitionTime": timestamp(),
             }  # fmt: skip
             if not gated:
                 self._report(meta, {"conditions": [condition]})
+                self._tell_of_scheduling(pod, "FailedScheduling", why, warning=True)
             await asyncio.sleep(1.0)
 
     def _pick(self, pod: Object) -> tuple[Object | None, str]:
@@ -243,9 +257,17 @@ class Kubelet:
 
     async def _fail_to_pull(self, meta: Object, pod: Object, image: str) -> None:
         for reason in itertools.chain(["ErrImagePull"], itertools.repeat("ImagePullBackOff")):
-            message = f'failed to pull and unpack image "{image}": not found'
+            name, message = (
+                pod["spec"]["containers"][0]["name"],
+                f'failed to pull and unpack image "{image}": not found',
+            )
             if reason == "ImagePullBackOff":
+                self._tell(pod, "BackOff", f'Back-off pulling image "{image}"', container=name)
                 message = f'Back-off pulling image "{image}": ErrImagePull: {message}'
+            else:
+                self._tell(pod, "Pulling", f'Pulling image "{image}"', container=name)
+                self._tell(pod, "Failed", f'Failed to pull image "{image}": {message}', warning=True, container=name)
+            self._tell(pod, "Failed", f"Error: {reason}", warning=True, container=name)
             state = {"waiting": {"reason": reason, "message": message}}
             status = {**_container(pod, state, 0, ready=False), "imageID": ""}
             self._report(meta, _waiting(pod, status))
@@ -265,6 +287,7 @@ class Kubelet:
                 return address
             listed = " or ".join(map(str, ports))
             message = f"the port {listed} is taken on every loopback address: something listens on 0.0.0.0 there"
+            self._tell(pod, "Failed", f"Error: {message}", warning=True, container=pod["spec"]["containers"][0]["name"])
             waiting = {"waiting": {"reason": "CreateContainerError", "message": message}}
             self._report(pod["metadata"], _waiting(pod, _container(pod, waiting, 0, ready=False)))
             await asyncio.sleep(2.0)
