@@ -82,8 +82,7 @@ def release(
 def _changes_to_live(nexus: NexusResource, cluster: str, built: "Release") -> str:
     """What the release would change in the primary cluster; a release can be built while no cluster is reachable."""
     from nexus_ops.errors import OperationError
-    from nexus_ops.releases.diff import markdown
-    from nexus_ops.rollouts.live import changes_to_live
+    from nexus_ops.rollouts.drift import changes_to_live
     from nexus_ops.rollouts.plan import read_ledger
 
     try:
@@ -94,7 +93,7 @@ def _changes_to_live(nexus: NexusResource, cluster: str, built: "Release") -> st
         changes = changes_to_live(rollouts, built, record.serving)
     except OperationError as error:
         return f"What is live could not be seen: {error}"
-    return f"Against {record.serving.version}, which serves on {cluster} as {record.serving.colour}:\n\n{markdown(changes)}"
+    return f"Against {record.serving.version}, which serves on {cluster} as {record.serving.colour}, by a dry run:\n\n{changes.to_markdown()}"
 
 
 def _gate(name: Gate) -> dg.AssetChecksDefinition:

@@ -43,7 +43,7 @@ def apply_rendering(
     another set is refused unless `adopt`, which takes it over with the fields that its owner set.
     """
     wanted = [mark(obj, applyset) for obj in objects]
-    before = inventory(fenced, applyset)
+    before = inventory(fenced.client, applyset)
     names = {identity(obj) for obj in wanted}
     write_inventory(fenced, applyset, {*before, *names})
     result = ApplyResult()

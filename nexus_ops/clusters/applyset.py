@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from nexus_ops.clusters.client import CONFIG_MAP, Kind
+from nexus_ops.clusters.client import CONFIG_MAP, ClusterClient, Kind
 from nexus_ops.clusters.errors import Refused
 from nexus_ops.clusters.fence import Fenced
 from nexus_ops.releases.waves import WAVES, wave_of
@@ -47,19 +47,19 @@ class ApplySet:
         return f"applyset-{digest}-v1"
 
 
-def inventory(fenced: Fenced, applyset: ApplySet) -> list[Identity]:
+def inventory(client: ClusterClient, applyset: ApplySet) -> list[Identity]:
     """What the set may own, as its parent says; empty when there is no parent yet.
 
     A parent that cannot be understood is an error: read as an empty set, nothing that left it would ever be pruned.
     """
-    parent = fenced.client.get(CONFIG_MAP, applyset.name, applyset.namespace)
+    parent = client.get(CONFIG_MAP, applyset.name, applyset.namespace)
     if parent is None:
         return []
     try:
         return [(kind, group, space, name) for kind, group, space, name in json.loads(parent["data"]["inventory"])]
     except (KeyError, TypeError, ValueError) as error:
         message = "its inventory cannot be read; restore it, or delete the ConfigMap and look for left-over objects"
-        target = f"{fenced.client.name}/ConfigMap/{applyset.name}"
+        target = f"{client.name}/ConfigMap/{applyset.name}"
         raise Refused(target, {"reason": "BrokenApplySet", "message": message}) from error
 
 
@@ -112,7 +112,7 @@ def prune(fenced: Fenced, applyset: ApplySet, gone: Iterable[Identity]) -> Prune
     kept: list[Identity] = []
     for member in sorted(gone, key=_last_wave_first):
         kind, group, namespace, name = member
-        served = served_kind(fenced, kind, group)
+        served = served_kind(fenced.client, kind, group)
         live = fenced.client.get(served, name, namespace or None) if served else None
         if served is None or live is None or (live["metadata"].get("labels") or {}).get(PART_OF) != applyset.id:
             continue
@@ -124,10 +124,10 @@ def prune(fenced: Fenced, applyset: ApplySet, gone: Iterable[Identity]) -> Prune
     return Pruned(tuple(deleted), tuple(kept))
 
 
-def served_kind(fenced: Fenced, kind: str, group: str) -> Kind | None:
+def served_kind(client: ClusterClient, kind: str, group: str) -> Kind | None:
     """The kind in a version that the cluster serves now; None when it knows no such kind any more."""
-    candidates = (Kind(version, kind) for version in fenced.client.versions(group))
-    return next((candidate for candidate in candidates if fenced.client.serves(candidate)), None)
+    candidates = (Kind(version, kind) for version in client.versions(group))
+    return next((candidate for candidate in candidates if client.serves(candidate)), None)
 
 
 def _last_wave_first(member: Identity) -> tuple[int, Identity]:

@@ -14,7 +14,6 @@ from typing import Any, Literal, cast
 import yaml
 
 from nexus_ops.releases.model import canonical
-from nexus_ops.releases.quantities import NoQuantity, amount
 from nexus_ops.releases.waves import identity, rank
 
 Object = dict[str, Any]
@@ -23,8 +22,6 @@ KEYS = ("mountPath", "name", "key", "containerPort", "port", "topologyKey")
 VERSION_LABEL = "app.kubernetes.io/version"
 ORDERED = frozenset({"initContainers"})
 """Lists whose order counts although their items have names."""
-AMOUNTS = frozenset({"requests", "limits"})
-"""Fields that hold quantities, which a server may spell differently."""
 
 
 class _Absent:
@@ -41,6 +38,8 @@ class FieldChange:
     path: str
     before: Any
     after: Any
+    by: str = ""
+    """Who else set what is there before, and when; empty where that is nobody else, or not known."""
 
 
 @dataclass(frozen=True)
@@ -52,34 +51,12 @@ class Change:
     name: str
     what: Literal["added", "removed", "changed"]
     fields: tuple[FieldChange, ...] = ()
+    note: str = ""
+    """What else a person must know of it."""
 
 
 def diff(old: Iterable[Object], new: Iterable[Object]) -> tuple[Change, ...]:
     """Changes from old to new by object identity, in wave order."""
-    return _diff(old, new, lambda before, after: _fields("", before, after))
-
-
-def diff_live(live: Iterable[Object], new: Iterable[Object]) -> tuple[Change, ...]:
-    """Changes that applying `new` would make to live objects: only fields that `new` states are compared.
-
-    What the server adds (defaults, status, managed fields) is no change, nor is another spelling of an amount.
-    """
-    return _diff(live, new, lambda before, after: _fields("", before, after, stated=True))
-
-
-def without_version(value: Any) -> Any:
-    """An object without the version label, which changes everywhere with each release and says nothing."""
-    if isinstance(value, list):
-        return [without_version(item) for item in cast(list[Any], value)]
-    if isinstance(value, dict):
-        items = cast(Object, value).items()
-        return {key: without_version(item) for key, item in items if key != VERSION_LABEL}
-    return value
-
-
-def _diff(
-    old: Iterable[Object], new: Iterable[Object], fields: Callable[[Object, Object], Iterator[FieldChange]]
-) -> tuple[Change, ...]:
     before = {identity(obj): obj for obj in old}
     after = {identity(obj): obj for obj in new}
     changes: list[Change] = []
@@ -92,49 +69,63 @@ def _diff(
     return tuple(changes)
 
 
-def _fields(path: str, before: Any, after: Any, *, stated: bool = False) -> Iterator[FieldChange]:
-    """The fields in which two values differ. With `stated`, only those that `after` speaks of."""
-    if stated and _same_to_a_server(path, before, after):
-        return
+def fields(before: Object, after: Object) -> Iterator[FieldChange]:
+    """The fields in which two states of one object differ."""
+    return _fields("", before, after)
+
+
+def without_version(value: Any) -> Any:
+    """An object without the version label, which changes everywhere with each release and says nothing."""
+    if isinstance(value, list):
+        return [without_version(item) for item in cast(list[Any], value)]
+    if isinstance(value, dict):
+        items = cast(Object, value).items()
+        return {key: without_version(item) for key, item in items if key != VERSION_LABEL}
+    return value
+
+
+def _fields(path: str, before: Any, after: Any) -> Iterator[FieldChange]:
     if isinstance(before, dict) and isinstance(after, dict):
-        yield from _members(path, cast(Object, before), cast(Object, after), ".{}", stated)
+        yield from _members(path, cast(Object, before), cast(Object, after), member)
         return
     if isinstance(before, list) and isinstance(after, list):
         old, new = cast(list[Any], before), cast(list[Any], after)
-        if key := _key_of(path, old, new):
-            yield from _members(path, {str(i[key]): i for i in old}, {str(i[key]): i for i in new}, "[{}]", stated)
+        if key := key_of(path, old, new):
+            yield from _members(path, {str(i[key]): i for i in old}, {str(i[key]): i for i in new}, item)
             return
-        if stated and len(old) == len(new):
-            for place, (one, other) in enumerate(zip(old, new, strict=True)):
-                yield from _fields(f"{path}[{place}]", one, other, stated=True)
-            return
-        if all(isinstance(item, dict) for item in [*old, *new]):
-            by_place = ({str(place): item for place, item in enumerate(items)} for items in (old, new))
-            yield from _members(path, next(by_place), next(by_place), "[{}]", stated)
+        if all(isinstance(entry, dict) for entry in [*old, *new]):
+            by_place = ({str(place): entry for place, entry in enumerate(entries)} for entries in (old, new))
+            yield from _members(path, next(by_place), next(by_place), item)
             return
     if not _same(before, after):
         yield FieldChange(path, before, after)
 
 
 def _members(
-    path: str, old: Mapping[str, Any], new: Mapping[str, Any], step: str, stated: bool
+    path: str, old: Mapping[str, Any], new: Mapping[str, Any], step: Callable[[str, str], str]
 ) -> Iterator[FieldChange]:
     """What differs among the members of a mapping, or of a list by its items' names."""
-    # A named item that is only live is a change even so: the list is stated as a whole.
-    names = list(new) if stated and step == ".{}" else [*new, *(name for name in old if name not in new)]
-    for name in names:
-        word = f'["{name}"]' if step == ".{}" and ("." in name or "/" in name) else step.format(name)
-        place = f"{path}{word}".removeprefix(".")
-        yield from _fields(place, old.get(name, ABSENT), new.get(name, ABSENT), stated=stated)
+    for name in [*new, *(name for name in old if name not in new)]:
+        yield from _fields(step(path, name), old.get(name, ABSENT), new.get(name, ABSENT))
 
 
-def _key_of(path: str, old: Sequence[Any], new: Sequence[Any]) -> str | None:
+def member(path: str, name: str) -> str:
+    """The path of a mapping's member."""
+    return f'{path}["{name}"]' if "." in name or "/" in name else f"{path}.{name}".removeprefix(".")
+
+
+def item(path: str, name: str) -> str:
+    """The path of a list's item, by its name or its place."""
+    return f"{path}[{name}]"
+
+
+def key_of(path: str, old: Sequence[Any], new: Sequence[Any]) -> str | None:
     """The member that tells the items of two lists apart, if there is one."""
     if path.rpartition(".")[2] in ORDERED:
         return None
     for key in KEYS:
-        if all(isinstance(item, dict) and isinstance(item.get(key), str | int) for item in [*old, *new]) and all(
-            len({str(item[key]) for item in items}) == len(items) for items in (old, new)
+        if all(isinstance(one, dict) and isinstance(one.get(key), str | int) for one in [*old, *new]) and all(
+            len({str(one[key]) for one in items}) == len(items) for items in (old, new)
         ):
             return key
     return None
@@ -147,24 +138,13 @@ def _same(before: Any, after: Any) -> bool:
     return before == after and canonical(before) == canonical(after)
 
 
-def _same_to_a_server(path: str, before: Any, after: Any) -> bool:
-    """Whether a server keeps `after` as `before`: it leaves out what is empty, and spells amounts its own way."""
-    if before is ABSENT:
-        return after is None or after == {} or after == []
-    if AMOUNTS.isdisjoint(path.split(".")[-2:-1]):
-        return False
-    try:
-        return amount(before) == amount(after)
-    except NoQuantity:
-        return False
-
-
 def markdown(changes: tuple[Change, ...], *, most: int = 20) -> str:
     """The changes as a page: a table, then the fields of each object that changes, of at most `most` objects."""
     if not changes:
         return "Nothing changes."
     rows = ["| what | kind | name | fields |", "|---|---|---|---|"]
     rows += [f"| {c.what} | {c.kind} | {c.name} | {len(c.fields) or ''} |" for c in changes]
+    rows += [f"\n{c.kind} {c.name}: {c.note}" for c in changes if c.note]
     changed = [change for change in changes if change.fields]
     for change in changed[:most]:
         fence = "````"  # longer than any fence that a value is likely to hold
@@ -176,8 +156,16 @@ def markdown(changes: tuple[Change, ...], *, most: int = 20) -> str:
 
 
 def _lines(field: FieldChange) -> Iterator[str]:
-    """A field as lines of a diff: a text of several lines as its own diff, other values before and after."""
+    """A field as lines of a diff: a text of several lines as its own diff, other values before and after.
+
+    One that stays as it is (somebody else's, who is named) is a line without a sign.
+    """
     old, new = field.before, field.after
+    if field.by:
+        yield f"# {field.by}:"
+    if _same(old, new):
+        yield from _value_lines(" ", field.path, old)
+        return
     if isinstance(old, str) and isinstance(new, str) and "\n" in old + new:
         yield f"  {field.path}:"
         found = difflib.unified_diff(old.splitlines(), new.splitlines(), n=1, lineterm="")

@@ -6,12 +6,11 @@ import json
 from dataclasses import asdict, dataclass
 
 from nexus_ops.clusters.client import CONFIG_MAP
-from nexus_ops.clusters.fence import is_routed
 from nexus_ops.errors import PermanentError
-from nexus_ops.releases.diff import diff, diff_live, markdown, without_version
+from nexus_ops.releases.diff import diff, markdown, without_version
 from nexus_ops.releases.model import Release
 from nexus_ops.rollouts.context import RolloutContext
-from nexus_ops.rollouts.live import live_of
+from nexus_ops.rollouts.drift import drift_page
 from nexus_ops.rollouts.record import NAME, Copy, Ledger
 from nexus_ops.rollouts.strategy import TITLES, Settings, names, stages_of
 from nexus_ops.topology import other
@@ -136,6 +135,4 @@ def _changes(context: RolloutContext, candidate: Copy, stable: Copy | None) -> s
     old_shared = context.rendering(stable.release, "shared")
     before, after = [*old_shared.objects, *old.objects], [*shared.objects, *new.objects]
     text = markdown(diff(map(without_version, before), map(without_version, after)), most=10)
-    owned = [obj for obj in old_shared.objects if not is_routed(obj)]
-    drift = diff_live(live_of(context, owned), owned)
-    return text + (f"\n\n### Drift of the shared part in the cluster\n{markdown(drift, most=5)}" if drift else "")
+    return f"{text}\n\n### Drift in the cluster\n{drift_page(context, stable)}"

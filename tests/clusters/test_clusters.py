@@ -255,7 +255,7 @@ def test_what_left_the_set_is_pruned_and_nothing_else(fenced: Fenced, blue: Appl
     left = {obj["metadata"]["name"] for obj in fenced.client.list(CONFIG_MAP, namespace)}
     assert {"stays", "of-green", "of-nobody"} <= left
     assert "goes" not in left
-    assert [name for *_, name in inventory(fenced, blue)] == ["stays"]
+    assert [name for *_, name in inventory(fenced.client, blue)] == ["stays"]
 
 
 def test_what_holds_data_is_never_pruned(fenced: Fenced, blue: ApplySet, namespace: str) -> None:
@@ -292,7 +292,7 @@ def test_a_driver_killed_before_it_pruned_leaves_nothing_unknown(
 
     with pytest.raises(KeyboardInterrupt):
         apply(fenced, blue, config(namespace, "new"), report=die)
-    assert {name for *_, name in inventory(fenced, blue)} == {"old", "new"}
+    assert {name for *_, name in inventory(fenced.client, blue)} == {"old", "new"}
     assert apply(fenced, blue, config(namespace, "new")).pruned == ["ConfigMap/old"]
 
 

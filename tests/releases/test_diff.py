@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_ops.releases.diff import ABSENT, FieldChange, diff, diff_live, markdown
+from nexus_ops.releases.diff import ABSENT, Change, FieldChange, diff, markdown
 from nexus_ops.releases.quantities import NoQuantity, amount
 
 Object = dict[str, Any]
@@ -112,41 +112,17 @@ def test_a_page_of_many_changes_says_what_it_leaves_out() -> None:
     assert page.endswith("… and 3 more objects that change.")
 
 
-# ---------------------------------------------------------------- against what is live
+def test_an_object_that_was_not_there_is_added() -> None:
+    assert [change.what for change in diff([], [deployment()])] == ["added"]
 
 
-def test_amounts_that_a_server_spells_its_own_way_are_no_drift() -> None:
-    """The API server answers `1` to who wrote `1000m`."""
-    live = deployment()
-    pod_of(live)["containers"][0]["resources"]["requests"] = {"cpu": "1", "memory": "1024Mi"}
-    assert diff_live([live], [deployment()]) == ()
-    assert diff([live], [deployment()]) != ()
-    pod_of(live)["containers"][0]["resources"]["requests"]["cpu"] = "2"
-    (change,) = diff_live([live], [deployment()])
-    assert change.fields == (FieldChange("spec.template.spec.containers[agent].resources.requests.cpu", "2", "1000m"),)
-
-
-def test_empty_fields_that_a_server_leaves_out_are_no_drift() -> None:
-    new = deployment()
-    new["metadata"]["labels"] = {}
-    pod_of(new)["tolerations"] = []
-    pod_of(new)["hostname"] = None
-    assert diff_live([deployment()], [new]) == ()
-
-
-def test_what_somebody_added_to_a_list_is_drift_and_its_defaults_are_not() -> None:
-    """A container that nobody released, in a pod that trades."""
-    live = deployment()
-    for container in pod_of(live)["containers"]:
-        container["imagePullPolicy"] = "IfNotPresent"
-    assert diff_live([live], [deployment()]) == ()
-    pod_of(live)["containers"].append({"name": "spy", "image": "spy"})
-    (change,) = diff_live([live], [deployment()])
-    assert [field.path for field in change.fields] == ["spec.template.spec.containers[spy]"]
-
-
-def test_an_object_that_is_not_live_is_added() -> None:
-    assert [change.what for change in diff_live([], [deployment()])] == ["added"]
+def test_whose_field_it_is_and_what_stays_is_shown() -> None:
+    mine = FieldChange("data.a", "1", "2", by="set by kubectl-edit at noon")
+    theirs = FieldChange("data.b", "x", "x", by="added by kubectl-edit")
+    page = markdown((Change("ConfigMap", "n", "c", "changed", (mine, theirs), note="2 in conflict"),))
+    assert "\n# set by kubectl-edit at noon:\n- data.a: '1'\n+ data.a: '2'\n" in page
+    assert "\n# added by kubectl-edit:\n  data.b: x\n" in page
+    assert "\nConfigMap c: 2 in conflict\n" in page
 
 
 VALUES = st.recursive(
@@ -170,7 +146,6 @@ def test_two_values_have_no_difference_only_when_they_are_equal_but_for_the_orde
     if not diff([first], [second]):
         assert repr(unordered(old)) == repr(unordered(new))
     assert diff([first], [copy.deepcopy(first)]) == ()
-    assert diff_live([first], [copy.deepcopy(first)]) == ()
 
 
 # ---------------------------------------------------------------- quantities

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from nexus_ops.errors import PermanentError, UnknownName
 from nexus_ops.releases.build import build_release, pack_chart, read_chart, unpack_chart
 from nexus_ops.releases.catalogue import CatalogueError, Database, FileCatalogue, newest
-from nexus_ops.releases.diff import diff, diff_live, markdown
+from nexus_ops.releases.diff import diff, markdown
 from nexus_ops.releases.model import Release
 from nexus_ops.releases.rendering import Rendering, render
 from nexus_ops.releases.store import Build, ReleaseStore
@@ -326,17 +326,6 @@ def test_a_change_shows_its_lines() -> None:
     assert "- data.b: '2'" in page
     assert "+ data.b: '3'" in page
     assert markdown(()) == "Nothing changes."
-
-
-def test_what_the_server_adds_is_no_difference_and_drift_is() -> None:
-    """A live object has defaults, status and managed fields that no release states."""
-    new: Object = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}]}}
-    live: Object = {**copy.deepcopy(new), "status": {"loadBalancer": {}}}
-    live["metadata"]["uid"] = "1"
-    live["spec"]["ports"][0]["protocol"] = "TCP"
-    assert diff_live([live], [new]) == ()
-    live["spec"]["ports"][0]["port"] = 81
-    assert [change.what for change in diff_live([live], [new])] == ["changed"]
 
 
 # ---------------------------------------------------------------- the catalogue
