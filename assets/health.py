@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import dagster as dg
 
 from nexus_ops import partitions
+from nexus_ops.assets.checking import report_check
 from nexus_ops.resources import NexusResource
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def look_at_all_clusters(
     # The UI shows a check as evaluated only when it is of the newest materialization.
     for name, (what, cluster) in CHECKS.items():
         if cluster in names:
-            _report(context.instance, name, _evaluate(nexus, what, cluster))
+            report_check(context.instance, dg.AssetCheckKey(HEALTH, name), _evaluate(nexus, what, cluster))
     yield dg.Output(None)
 
 
@@ -119,7 +120,7 @@ def health_schedule(context: dg.ScheduleEvaluationContext, nexus: NexusResource)
             continue  # enabled since the definitions were loaded
         found = _evaluate(nexus, "fresh", cluster.name)
         if not found["passed"]:
-            _report(context.instance, check_name("fresh", cluster.name), found)
+            report_check(context.instance, dg.AssetCheckKey(HEALTH, check_name("fresh", cluster.name)), found)
     return dg.RunRequest()
 
 
@@ -171,27 +172,3 @@ def _evaluate(nexus: NexusResource, what: What, cluster: str) -> dict[str, Any]:
     found = judge_freshness(key.taken if key else None, now)
     age = {} if found.minutes is None else {"minutes": found.minutes}
     return {"passed": found.fresh, "description": found.why, "metadata": age}
-
-
-def _report(instance: dg.DagsterInstance, name: str, found: dict[str, Any]) -> None:
-    """Report a check that no check step of a run evaluates."""
-    from dagster._core.definitions.asset_checks.asset_check_evaluation import (
-        AssetCheckEvaluationTargetMaterializationData as Target,
-    )
-
-    # Without its target the UI takes a check of the same second as older, and shows it as not evaluated.
-    newest = instance.fetch_materializations(HEALTH, limit=1).records
-    evaluation = dg.AssetCheckEvaluation(
-        asset_key=HEALTH,
-        target_materialization_data=Target(
-            storage_id=newest[0].storage_id, run_id=newest[0].run_id, timestamp=newest[0].timestamp
-        )
-        if newest
-        else None,
-        check_name=name,
-        passed=found["passed"],
-        severity=found.get("severity", dg.AssetCheckSeverity.ERROR),
-        description=found["description"],
-        metadata=found.get("metadata", {}),
-    )
-    instance.report_runless_asset_event(evaluation)

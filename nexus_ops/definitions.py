@@ -3,17 +3,19 @@
 import dagster as dg
 
 from nexus_ops.assets.deployments import deployment
+from nexus_ops.assets.drift import drift_checks, drift_of_all_clusters, drift_schedule
 from nexus_ops.assets.health import health, health_checks, health_of_all_clusters, health_schedule
 from nexus_ops.assets.releases import release, release_checks
 from nexus_ops.jobs.deploy import JOBS
+from nexus_ops.jobs.diff import diff
 from nexus_ops.resources import nexus_resource
 from nexus_ops.sensors.rollout import SENSORS
 
 defs = dg.Definitions(
     assets=[release, deployment, health],
-    asset_checks=[*release_checks, health_checks],
-    jobs=[*JOBS, health_of_all_clusters],
-    schedules=[health_schedule],
+    asset_checks=[*release_checks, health_checks, drift_checks],
+    jobs=[*JOBS, diff, health_of_all_clusters, drift_of_all_clusters],
+    schedules=[health_schedule, drift_schedule],
     sensors=SENSORS,
     # What ops hand on is a name or two: nothing of it belongs on disk.
     resources={"nexus": nexus_resource, "io_manager": dg.mem_io_manager},

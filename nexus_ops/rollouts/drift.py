@@ -19,7 +19,7 @@ from nexus_ops.clusters.fence import RELEASE, ROLLOUT, is_routed, release_part
 from nexus_ops.clusters.owners import added_by_others, others, who_set
 from nexus_ops.errors import OperationError, TemporaryError
 from nexus_ops.releases.credentials import is_secret, is_secret_file
-from nexus_ops.releases.diff import ABSENT, Change, FieldChange, fields, markdown
+from nexus_ops.releases.diff import ABSENT, Change, FieldChange, fields, markdown, without_version
 from nexus_ops.releases.model import Release
 from nexus_ops.releases.rendering import Part
 from nexus_ops.releases.waves import Object, identity
@@ -94,9 +94,14 @@ def changes_to_live(context: RolloutContext, release: Release, serving: Copy) ->
         for obj in context.rendering(release.digest, part).objects
         if not is_routed(obj) or obj["kind"] == ROUTED_BY.get(release.router)
     ]
+    context.client.version()  # a cluster that is away costs one wait, not one for each object
     with ThreadPoolExecutor(THREADS) as pool:
-        changes = list(pool.map(lambda one: _change(context, *one), wanted))
-        leaving = list(pool.map(lambda part: list(_leaving(context, release, part)), parts))
+        try:
+            changes = list(pool.map(lambda one: _change(context, *one), wanted))
+            leaving = list(pool.map(lambda part: list(_leaving(context, release, part)), parts))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     found = (change for change in (*changes, *(change for of_part in leaving for change in of_part)) if change)
     return Comparison(context.cluster.name, release.version, release.digest, len(wanted), tuple(found))
 
@@ -140,7 +145,7 @@ def _change(context: RolloutContext, obj: Object, part: Part) -> Change | None:
 def _fields(live: Object, after: Object) -> Iterator[FieldChange]:
     """What applying would set back or change, and what others have added, which it would leave."""
     foreign, told = others(live), list[str]()
-    for field in fields(without_server_fields(live), without_server_fields(after)):
+    for field in fields(*(without_version(without_server_fields(state)) for state in (live, after))):
         told.append(field.path)
         owner = None if field.before is ABSENT else who_set(field.path, foreign)
         yield replace(field, by=f"set by {owner}") if owner else field

@@ -12,6 +12,7 @@ import dagster as dg
 import pytest
 from deployed_platform import CLUSTER, VERSION, Deployed
 
+from nexus_ops.assets.checking import last_evaluation
 from nexus_ops.assets.health import CHECKS, What, check_name, health, health_checks, health_schedule
 from nexus_ops.clusters.client import POD
 from nexus_ops.clusters.watch import watch
@@ -134,13 +135,7 @@ def newest_of(instance: dg.DagsterInstance, cluster: str) -> dict[str, Any]:
 
 def checked(instance: dg.DagsterInstance, what: What, cluster: str) -> dg.AssetCheckEvaluation | None:
     """The newest evaluation of a cluster's check."""
-    key = dg.AssetCheckKey(HEALTH, check_name(what, cluster))
-    for record in instance.event_log_storage.get_asset_check_execution_history(key, limit=1):
-        event = record.event.dagster_event if record.event else None
-        found = event.event_specific_data if event else None
-        if isinstance(found, dg.AssetCheckEvaluation):
-            return found
-    return None
+    return last_evaluation(instance, dg.AssetCheckKey(HEALTH, check_name(what, cluster)))
 
 
 def test_the_asset_shows_the_table_and_its_checks_judge_the_snapshot(
