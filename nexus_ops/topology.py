@@ -12,9 +12,11 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
+from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from nexus_ops.backup_declarations import BackupsOfEnvironment
 from nexus_ops.documents import read_yaml
 from nexus_ops.errors import PermanentError, UnknownName
 
@@ -51,11 +53,23 @@ class Declaration(BaseModel):
 
 
 class Cloud(Declaration):
-    """A cloud provider, its role for the platform, and the role of each of its regions."""
+    """A cloud provider, its role for the platform, and of each of its regions the role and the time zone."""
 
     name: Name
     role: Literal["primary", "secondary", "tertiary"]
     regions: Mapping[str, Role]
+    time_zones: Mapping[str, str]
+
+    @model_validator(mode="after")
+    def _a_time_zone_for_each_region(self) -> Cloud:
+        for region in self.time_zones.keys() ^ self.regions.keys():
+            raise ValueError(f"time_zones: {region} is not in both; allowed: one for each region")
+        for region, zone in self.time_zones.items():
+            try:
+                ZoneInfo(zone)
+            except (KeyError, ValueError, OSError):
+                raise ValueError(f"time_zones.{region}: there is no {zone!r}; allowed: as Europe/Brussels") from None
+        return self
 
 
 class RolloutTimes(Declaration):
@@ -72,6 +86,7 @@ class Environment(Declaration):
     host: Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")]
     router: RouterKind
     rollout: RolloutTimes
+    backups: BackupsOfEnvironment
 
 
 class Cluster(Declaration):
@@ -230,6 +245,10 @@ class Topology(Declaration):
     def environment_of(self, cluster: Cluster) -> Environment:
         """The environment that a cluster serves."""
         return self.environments[cluster.environment]
+
+    def time_zone_of(self, cluster: Cluster) -> str:
+        """The time zone in which a cluster's nights are."""
+        return self.clouds[cluster.cloud].time_zones[cluster.region]
 
     @property
     def enabled_clusters(self) -> tuple[Cluster, ...]:

@@ -152,3 +152,34 @@ JUNK = st.recursive(
 def test_no_document_makes_the_topology_fail_with_anything_but_its_own_error(section: str, junk: Any) -> None:
     with suppress(TopologyError):
         Topology.parse({**DOCUMENT, section: junk})
+
+
+def test_the_nights_of_a_cluster_are_those_of_its_region() -> None:
+    topology = Topology.load(default_path())
+    zones = {cluster.name: topology.time_zone_of(cluster) for cluster in topology.enabled_clusters}
+    assert zones == {
+        "staging-us-west-2": "America/Los_Angeles",
+        "production-us-west-2": "America/Los_Angeles",
+        "production-us-east-1": "America/New_York",
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("clouds.aws.time_zones", {"us-west-2": "America/Los_Angeles"}, "us-east-1 is not in both"),
+        ("clouds.aws.time_zones.us-west-2", "Mars/Olympus", "there is no 'Mars/Olympus'"),
+        ("environments.staging.backups", None, "environments.staging.backups"),
+        ("environments.staging.backups.retention.days", None, "environments.staging.backups.retention.days"),
+        ("environments.staging.backups.retention.last", 0, "environments.staging.backups.retention.last"),
+        ("environments.staging.backups.schedule", "nightly", "environments.staging.backups.schedule"),
+        ("environments.staging.backups.redis.url", {"secret": "s"}, "a secret with its key, or a variable"),
+        ("environments.staging.backups.redis.url", {"url": "redis://u:p@h"}, "environments.staging.backups.redis.url"),
+        ("environments.staging.backups.postgresql.databases", ["nexus"], "a physical backup is of the whole server"),
+    ],
+)
+def test_how_databases_are_backed_up_has_no_defaults_and_holds_no_secret(path: str, value: Any, said: str) -> None:
+    with pytest.raises(TopologyError) as refused:
+        Topology.parse(changed(path, value))
+    assert said in str(refused.value)
+    assert "u:p@h" not in str(refused.value)

@@ -19,6 +19,8 @@ from nexus_ops.backups.rdb import BrokenRdb
 from nexus_ops.backups.redis_wire import Address, Connection, RedisRefused, RedisUnreachable, info, server_version
 from nexus_ops.errors import TemporaryError
 
+REACH_SECONDS = 20.0
+"""How long a server may need to connect to us when it is told to follow us."""
 MARK = 40
 """Length of the mark that ends an RDB of unknown length."""
 
@@ -100,7 +102,7 @@ def load_snapshot(target: Address, chunks: Iterable[bytes], *, seconds: float = 
     that stops half-way has either what it held or nothing (repl-diskless-load), and says so: `LoadFailed`.
     """
     with Connection.open(target) as connection, sockets.create_server(("", 0)) as listener:
-        listener.settimeout(min(seconds, 60.0))
+        listener.settimeout(min(seconds, REACH_SECONDS))
         replication_id = os.urandom(20).hex()
         host, port = connection.socket.getsockname()[0], listener.getsockname()[1]
         failure: list[Exception] = []
@@ -149,7 +151,10 @@ def _give(
 ) -> None:
     """Be a master for one replica: answer its greeting, send the RDB, and hold the line until it is done with us."""
     try:
-        replica, _ = listener.accept()
+        try:
+            replica, _ = listener.accept()
+        except TimeoutError:
+            raise LoadFailed("the server does not reach us to follow us.") from None
         with replica:
             replica.settimeout(seconds)
             connection = Connection(Address("the restored server", replica.getpeername()[1]), replica)
