@@ -50,6 +50,7 @@ DEPLOYMENT = Kind("apps/v1", "Deployment")
 AUTOSCALER = Kind("autoscaling/v2", "HorizontalPodAutoscaler")
 LEASE = Kind("coordination.k8s.io/v1", "Lease")
 HTTP_ROUTE = Kind("gateway.networking.k8s.io/v1", "HTTPRoute")
+INGRESS = Kind("networking.k8s.io/v1", "Ingress")
 GATEWAY = Kind("gateway.networking.k8s.io/v1", "Gateway")
 
 

@@ -1,4 +1,4 @@
-"""Where users come in: the gateway's address, and what answers there."""
+"""Where users come in: the address of the edge, and what answers there."""
 
 from __future__ import annotations
 
@@ -7,41 +7,68 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
-from nexus_ops.clusters.client import GATEWAY, ClusterClient
+from nexus_ops.clusters.client import GATEWAY, INGRESS, SERVICE, ClusterClient, Kind, Object
 from nexus_ops.errors import TemporaryError
+from nexus_ops.topology import RouterKind
 
 EDGE_URL = "nexus.ai/edge-url"
+CERTIFICATE = "alb.ingress.kubernetes.io/certificate-arn"
+ENTRANCES: dict[RouterKind, tuple[Kind, str]] = {
+    "gateway-api": (GATEWAY, "nexus-gateway"),
+    "alb": (INGRESS, "nexus-api"),
+    "service-selector": (SERVICE, "nexus-load-balancer"),
+}
+"""The object behind which users come in, by router."""
+THREADS = 8
+"""Requests at the edge that are under way at once."""
 
 
 class EdgeUnknown(TemporaryError):
-    """The gateway has no address yet."""
+    """The edge has no address yet."""
 
 
-def edge_url(client: ClusterClient, namespace: str) -> str:
-    """The URL of the gateway: the annotation nexus.ai/edge-url where one is set, else its status address."""
-    gateway = client.get(GATEWAY, "nexus-gateway", namespace)
-    found = (gateway or {"metadata": {}})["metadata"].get("annotations") or {}
-    if EDGE_URL in found:
-        return found[EDGE_URL]
-    addresses = ((gateway or {}).get("status") or {}).get("addresses") or []
-    if not addresses:
-        raise EdgeUnknown("the gateway has no address yet.", target=f"{client.name}/nexus-gateway")
-    listeners = {listener["protocol"] for listener in (gateway or {})["spec"]["listeners"]}
-    return f"{'https' if 'HTTPS' in listeners else 'http'}://{addresses[0]['value']}"
+def edge_url(client: ClusterClient, namespace: str, router: RouterKind) -> str:
+    """Where users come in, by the object that the router of the environment leads through.
+
+    Its annotation nexus.ai/edge-url where one is set, else the address in its status; `EdgeUnknown` while there is neither.
+    """
+    kind, name = ENTRANCES[router]
+    found = client.get(kind, name, namespace) or {"metadata": {}}
+    if url := (found["metadata"].get("annotations") or {}).get(EDGE_URL):
+        return url
+    status = found.get("status") or {}
+    entries = (status.get("addresses") or []) + ((status.get("loadBalancer") or {}).get("ingress") or [])
+    if not entries:
+        raise EdgeUnknown(f"the {kind.kind} {name} has no address yet.", target=client.name)
+    address = entries[0].get("value") or entries[0].get("hostname") or entries[0].get("ip")
+    return f"{'https' if _encrypted(found) else 'http'}://{address}"
 
 
-def ask_edge(url: str, host: str, times: int) -> Counter[str]:
-    """Send real requests through the gateway; how many each colour answered (`none`: nobody did).
+def _encrypted(entrance: Object) -> bool:
+    """Whether users are served over TLS there."""
+    listeners = (entrance.get("spec") or {}).get("listeners") or ()
+    return any(listener["protocol"] == "HTTPS" for listener in listeners) or CERTIFICATE in (
+        entrance["metadata"].get("annotations") or {}
+    )
+
+
+def edge_client() -> httpx.Client:
+    """Connections to an edge that are used again; to be closed."""
+    return httpx.Client(timeout=5, limits=httpx.Limits(max_connections=THREADS))
+
+
+def ask_edge(http: httpx.Client, url: str, host: str, times: int) -> Counter[str]:
+    """Send real requests through the edge; how many each colour answered (`none`: nobody did).
 
     The address may be a load balancer's: over TLS the host is what is asked for, and whose certificate must be shown.
     """
     named = {"sni_hostname": host} if url.startswith("https") else {}
 
-    def ask(http: httpx.Client) -> str:
+    def ask(_: int) -> str:
         try:
             return http.get(url, headers={"Host": host}, extensions=named).headers.get("x-nexus-colour", "none")
         except httpx.TransportError:
             return "none"
 
-    with httpx.Client(timeout=5) as http, ThreadPoolExecutor(4) as pool:
-        return Counter(pool.map(ask, [http] * times))
+    with ThreadPoolExecutor(THREADS) as pool:
+        return Counter(pool.map(ask, range(times)))

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from nexus_ops.clusters.edge import EdgeUnknown, edge_url
+from nexus_ops.clusters.edge import EdgeUnknown
 from nexus_ops.clusters.kubeconfig import find_context
 from nexus_ops.health.model import Finding, State, worst
 from nexus_ops.rollouts.context import RolloutContext
@@ -34,7 +34,7 @@ Answered = tuple[int, float]
 def look_at_edge(context: RolloutContext) -> Finding:
     """Send a few real requests through the gateway."""
     try:
-        url = edge_url(context.client, context.cluster.namespace)
+        url = context.edge_url()
     except EdgeUnknown as error:
         return Finding("unknown", error.problem.rstrip("."), "Deploy to the cluster, or look at its gateway's status.")
     return judge_edge(ask_edge(url, context.host), context.host)
@@ -77,7 +77,7 @@ def look_at_certificates(context: RolloutContext) -> Finding:
     shown: dict[str, datetime | str] = {}
     places = {"API server": (find_context(context.cluster).cluster.server, "")}
     try:
-        places["edge"] = (edge_url(context.client, context.cluster.namespace), context.host)
+        places["edge"] = (context.edge_url(), context.host)
     except EdgeUnknown:
         pass  # there is no edge to have a certificate; the row of the edge says so
     for what, (url, host) in places.items():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from nexus_ops.clusters.client import ClusterClient
+from nexus_ops.clusters.edge import edge_url
 from nexus_ops.releases.model import Release
 from nexus_ops.releases.rendering import Part, Rendering
 from nexus_ops.releases.store import ReleaseStore
@@ -39,6 +40,10 @@ class RolloutContext:
     @property
     def host(self) -> str:
         return self.topology.environment_of(self.cluster).host
+
+    def edge_url(self) -> str:
+        """Where users come in; `EdgeUnknown` while that cannot be told."""
+        return edge_url(self.client, self.cluster.namespace, self.topology.environment_of(self.cluster).router)
 
     def release(self, digest: str) -> Release:
         """A release by its digest."""

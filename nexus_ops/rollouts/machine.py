@@ -50,6 +50,10 @@ class Observed:
     """Whom a failing verdict blames; None: nobody is known to be at fault."""
     requests: float | None = None
     """The candidate's requests served in this stage, as measured; None: not measured."""
+    share: float | None = None
+    """The candidate's share of requests (percent) as it was measured, whether or not it is the weight."""
+    weight_problem: str = ""
+    """Why the weight could not be observed, in words."""
 
     def of(self, component: str, colour: Colour) -> Pods:
         return self.pods.get((component, colour), Pods())
@@ -256,7 +260,8 @@ def _to_weight(record: Record, observed: Observed, weight: int, now: datetime) -
         known = record.observed == weight
         return None if known else Decision("observe-weight", f"{weight} % are seen", weight=weight)
     share = "cannot be observed" if observed.weight is None else f"is still {observed.weight} %"
-    why = f"{weight} % were requested, the share {share}"
+    because = f" ({observed.weight_problem})" if observed.weight_problem else ""
+    why = f"{weight} % were requested, the share {share}{because}"
     waited = (now - moment(record.weight_since)).total_seconds() if record.weight_since else 0
     if record.observed != weight and waited > record.settings.observe_seconds:
         if record.phase == "running":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from nexus_ops.clusters.client import DEPLOYMENT, POD
@@ -10,7 +11,7 @@ from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.machine import Observed, Pods
 from nexus_ops.rollouts.monitor import Health, check_health
 from nexus_ops.rollouts.record import Record
-from nexus_ops.rollouts.routers import TrafficRouter
+from nexus_ops.rollouts.routers import Seen, TrafficRouter
 from nexus_ops.topology import Colour
 
 PLATFORM = {"app.kubernetes.io/part-of": "nexus-ai-defi"}
@@ -52,12 +53,18 @@ def observe(context: RolloutContext, record: Record, router: TrafficRouter) -> t
     stage = record.stage
     pods = observe_pods(context)
     if record.phase == "rolling-back":
-        weight = router.observed_weight(record.candidate.colour) if record.applied else None
-        return Observed(pods, weight), None
+        if not record.applied:
+            return Observed(pods), None
+        return _with_edge(Observed(pods), router.look(record.candidate.colour)), None
     if stage is None or not stage.weight or not record.weight:
         return Observed(pods), None  # nothing has been requested yet that could be seen
-    weight = router.observed_weight(record.candidate.colour)
+    seen = router.look(record.candidate.colour)
     if not stage.watched:
-        return Observed(pods, weight), None
+        return _with_edge(Observed(pods), seen), None
     health = check_health(context, record)
-    return Observed(pods, weight, health.verdict, health.reason, health.blames, health.requests), health
+    judged = Observed(pods, None, health.verdict, health.reason, health.blames, health.requests)
+    return _with_edge(judged, seen), health
+
+
+def _with_edge(observed: Observed, seen: Seen) -> Observed:
+    return replace(observed, weight=seen.weight, share=seen.share, weight_problem=seen.problem)

@@ -11,7 +11,6 @@ import httpx
 import pytest
 
 from nexus_ops.clusters.client import POD, ClusterClient
-from nexus_ops.clusters.edge import edge_url
 from nexus_ops.clusters.watch import watch
 from nexus_ops.errors import TemporaryError
 from nexus_ops.releases.store import ReleaseStore
@@ -54,8 +53,7 @@ class Platform:
     def urls(self) -> dict[str, str]:
         """Addresses of the sandbox cluster; of a real one only where users come in (`edge`)."""
         if self.real:
-            context = self.context()
-            return {"edge": edge_url(context.client, context.cluster.namespace)}
+            return {"edge": self.context().edge_url()}
         return self.state.clusters[CLUSTER]
 
     def context(self, patience: float = 20.0) -> RolloutContext:
