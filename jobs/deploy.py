@@ -28,6 +28,11 @@ class DeployConfig(dg.Config):
     hold_seconds: int | None = Field(
         default=None, description="How long the old colour stays as the way back; empty: the environment's."
     )
+    adopt: bool = Field(
+        default=False,
+        description="Take over objects that belong to a Helm release, with what it set of them. Only for the first deploy to "
+        "a cluster that Helm has managed.",
+    )
 
 
 class RollbackConfig(dg.Config):
@@ -91,6 +96,7 @@ def plan(context: dg.OpExecutionContext, config: DeployConfig, nexus: NexusResou
     settings = Settings(
         monitor_seconds=times.monitor_seconds if config.monitor_seconds is None else config.monitor_seconds,
         hold_seconds=times.hold_seconds if config.hold_seconds is None else config.hold_seconds,
+        adopt=config.adopt,
     )
     planned = plan_rollout(rollout, config.version, settings)
     context.log.info("%s", planned.to_markdown())

@@ -287,6 +287,11 @@ class Topology(Declaration):
                 raise ValueError(f"clusters: {environment} has {len(primaries)} primaries ({names}); allowed: one")
             if not primaries:
                 raise ValueError(f"clusters: {environment} has no primary; allowed: one, and standbys only beside it")
+            if any(cluster.enabled for cluster in of) and not self.clusters[primaries[0]].enabled:
+                raise ValueError(
+                    f"clusters.{primaries[0]}.enabled: false, but {environment} has enabled clusters; allowed: a primary "
+                    "that is enabled, or none of its clusters"
+                )
         contexts = Counter(cluster.context for cluster in self.enabled_clusters)
         for context, uses in contexts.items():
             if uses > 1:

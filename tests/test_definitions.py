@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import tomllib
 from typing import Any
 
 import dagster as dg
@@ -15,7 +14,6 @@ from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
 from nexus_ops.definitions import defs
 from nexus_ops.jobs.deploy import AbortConfig, ApproveConfig, DeployConfig, RollbackConfig
 from nexus_ops.rollouts.strategy import BLUE_GREEN
-from nexus_ops.topology import project_folder
 
 HEAVY = (
     "arro3",
@@ -90,20 +88,3 @@ def test_the_launchpad_opens_with_what_is_to_be_filled_in_and_nothing_else(
     config: dict[str, Any] = {"deploy": DeployConfig, "rollback": RollbackConfig, "abort": AbortConfig}
     described = config.get(job, ApproveConfig).model_fields.values()
     assert all(field.description for field in described)
-
-
-def test_every_package_of_the_tree_is_installed() -> None:
-    listed = tomllib.loads((project_folder() / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    roots = {
-        "nexus_ops": "nexus_ops",
-        "assets": "nexus_ops.assets",
-        "jobs": "nexus_ops.jobs",
-        "sensors": "nexus_ops.sensors",
-    }
-    found = {
-        ".".join([package, *path.parent.relative_to(project_folder() / folder).parts])
-        for folder, package in roots.items()
-        for path in (project_folder() / folder).rglob("__init__.py")
-        if not any(part.is_symlink() for part in path.parents)
-    }
-    assert set(listed) == found

@@ -74,6 +74,11 @@ def test_the_topology_of_the_project_has_the_platform_of_the_seed() -> None:
         ),
         ("clusters.production-us-east-1.context", None, ["clusters.production-us-east-1.context: missing"]),
         (
+            "clusters.production-us-west-2.enabled",
+            False,
+            ["clusters.production-us-west-2.enabled: false", "production has enabled clusters"],
+        ),
+        (
             "components.risk-manager.replicas",
             51,
             ["components.risk-manager", "replicas is 51", "3 (autoscaling.min) to 50"],

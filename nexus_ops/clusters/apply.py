@@ -8,13 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nexus_ops.clusters.applyset import ApplySet, Identity, foreign_owner, inventory, mark, prune, write_inventory
+from nexus_ops.clusters.client import ClusterClient, Kind
 from nexus_ops.clusters.errors import FenceLost, FieldConflict, Refused
 from nexus_ops.clusters.fence import Fenced, is_routed
+from nexus_ops.clusters.settled import FIRST, wait_settled
 from nexus_ops.errors import OperationError, TemporaryError
 from nexus_ops.releases.waves import identity, in_waves
 
 Object = dict[str, Any]
 THREADS = 8
+SETTLE_SECONDS = 30.0
+"""How long a namespace or a definition may take before what needs it is applied."""
 
 
 @dataclass
@@ -53,11 +57,25 @@ def apply_rendering(
             running = [pool.submit(_apply, fenced, obj, applyset, replicas, adopt) for obj in members]
             for obj, changed in zip(members, _results(running), strict=True):
                 (result.changed if changed else result.unchanged).append(_name(identity(obj)))
+            wait_settled(fenced.client, [obj for obj in members if obj["kind"] in FIRST], seconds=SETTLE_SECONDS)
     pruned = prune(fenced, applyset, set(before) - names)
     write_inventory(fenced, applyset, {*names, *pruned.kept_back})
     result.pruned = [_name(member) for member in pruned.deleted]
     result.kept_back = [_name(member) for member in pruned.kept_back]
     return result
+
+
+def foreign_objects(client: ClusterClient, objects: Iterable[Object], applyset: ApplySet) -> dict[str, str]:
+    """Whose the live ones of a set's objects are, where they are not the set's: owner by kind and name."""
+
+    def owner(obj: Object) -> str | None:
+        live = client.get(Kind.of(obj), obj["metadata"]["name"], obj["metadata"].get("namespace"))
+        return foreign_owner(live, applyset) if live else None
+
+    wanted = [obj for obj in objects if not is_routed(obj)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = zip(wanted, pool.map(owner, wanted), strict=True)
+        return {f"{obj['kind']} {obj['metadata']['name']}": whose for obj, whose in found if whose}
 
 
 def _results(running: list[Future[bool]]) -> list[bool]:
@@ -86,7 +104,7 @@ def _apply(fenced: Fenced, obj: Object, applyset: ApplySet, replicas: Mapping[st
     def admit(live: Object) -> bool:
         owner = foreign_owner(live, applyset)
         if owner and not adopt:
-            message = f"it belongs to {owner}; adopt it explicitly, or remove it there first"
+            message = f"it belongs to {owner}; take it over with adopt: true, or remove it there first"
             name = f"{fenced.client.name}/{live['kind']}/{live['metadata']['name']}"
             raise Refused(name, {"reason": "Foreign", "message": message})
         return owner is not None

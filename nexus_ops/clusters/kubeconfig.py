@@ -19,6 +19,12 @@ def find_context(cluster: Cluster, given: Path | None = None) -> SingleConfig:
     $KUBECONFIG may list several files, as kubectl has it; the first that knows the context is taken. `MissingContext`
     lists the contexts that there are.
     """
+    if not cluster.enabled:
+        raise MissingContext(
+            f"cluster {cluster.name} is not enabled.",
+            target="topology.yaml",
+            todo="Give it a kube context there, and enabled: true.",
+        )
     listed = [Path(part).expanduser() for part in os.environ.get("KUBECONFIG", "").split(os.pathsep) if part]
     paths = [given] if given else listed or [Path("~/.kube/config").expanduser()]
     where, known = os.pathsep.join(map(str, paths)), set[str]()

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from nexus_ops.clusters.apply import THREADS, apply_rendering
 from nexus_ops.clusters.applyset import ApplySet
 from nexus_ops.clusters.fence import Fenced
+from nexus_ops.clusters.settled import unsettled
 from nexus_ops.releases.rendering import Part
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.observe import observe_pods
@@ -48,12 +49,14 @@ def apply_candidate(context: RolloutContext, fenced: Fenced, record: Record) -> 
     for part, replicas in parts:
         rendering = context.rendering(candidate.release, part)
         applyset = ApplySet(f"applyset-{part}", context.cluster.ops_namespace)
-        result = apply_rendering(fenced, rendering.objects, applyset, replicas=replicas)
+        result = apply_rendering(fenced, rendering.objects, applyset, replicas=replicas, adopt=record.settings.adopt)
         context.report(
             f"  {part}: {len(result.changed)} changed, {len(result.unchanged)} as they were, {len(result.pruned)} pruned"
         )
         for name in result.kept_back:
             context.report(f"  {part}: {name} left the release but holds data: not deleted")
+        for name, state in unsettled(context.client, rendering.objects).items():
+            context.report(f"  {part}: {name} is not ready yet: {state.why}")
 
 
 def pin_floors(context: RolloutContext, fenced: Fenced, record: Record) -> None:

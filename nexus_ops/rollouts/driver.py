@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal
 
-from nexus_ops.clusters.errors import NotReady
+from nexus_ops.clusters.errors import FenceLost
 from nexus_ops.clusters.fence import Fenced
 from nexus_ops.clusters.lease import acquire
 from nexus_ops.clusters.readiness import wait_ready
@@ -28,7 +28,7 @@ from nexus_ops.rollouts.plan import read_ledger
 from nexus_ops.rollouts.prerequisites import check_prerequisites
 from nexus_ops.rollouts.record import NAME, Event, Reason, Record, draining_key
 from nexus_ops.rollouts.routers import TrafficRouter, router_of
-from nexus_ops.rollouts.smoke import ask, extra_requests
+from nexus_ops.rollouts.smoke import FILE, ask, read_questions
 from nexus_ops.topology import project_folder
 
 LEASE = "rollout"
@@ -41,6 +41,7 @@ NOTICES: dict[Reason, str] = {
     "DrainEnded": "old pods have drained",
     "DrainKilled": "old pods were ended by force",
     "WeightUnseen": "traffic does not follow",
+    "Blocked": "the rollout cannot go on by itself",
 }
 
 
@@ -105,18 +106,34 @@ class Driver:
             return self._wait(record, decision)
         try:
             return self._STEPS[decision.step](self, record, decision)
-        except (Failed, NotReady) as error:
+        except FenceLost:
+            raise
+        except PermanentError as error:
             if record.phase == "rolling-back":
-                return Advance("waiting", record, f"the way back is blocked: {error}")
+                why = f"the way back is blocked: {error}"
+                return Advance("waiting", self._tell_once(record, decision, why), why)
             self._roll_back(record, Decision("roll-back", str(error)))
             return None
+        except OperationError:
+            raise  # it may pass by itself: the sensor's next run tries again
+        except Exception as error:
+            # A mistake of ours. Its words may hold anything, so only its kind is told; the run's log has the rest.
+            self._tell_once(
+                record, decision, f"the step {decision.step} broke ({type(error).__name__}): see the log of its run"
+            )
+            raise
 
     # ------------------------------------------------------------------ steps
 
     def _validate(self, record: Record, decision: Decision) -> None:
         del decision
         context = self.context
-        checks = check_prerequisites(context, context.release(record.candidate.release))
+        checks = check_prerequisites(
+            context,
+            context.release(record.candidate.release),
+            candidate=record.candidate.colour,
+            adopt=record.settings.adopt,
+        )
         for check in checks:
             context.report(
                 f"  {'ok  ' if not check.problem else 'FAIL'} {check.name} {check.problem or check.note}".rstrip()
@@ -179,6 +196,15 @@ class Driver:
             return None
         return Advance("waiting", record, decision.why, decision.until)
 
+    def _tell_once(self, record: Record, decision: Decision, why: str) -> Record:
+        """Tell people that the rollout cannot go on by itself; once for each step, however often it is tried again."""
+        about = f"{record.phase}/{decision.step}"
+        if any((event.reason, event.about) == ("Blocked", about) for event in record.events):
+            return self._write(lambda current: replace(current, said=why))
+        self.context.notify(f"{self.context.cluster.name}: {NOTICES['Blocked']}", why)
+        event = Event(time=self.context.clock().isoformat(), reason="Blocked", text=why, about=about)
+        return self._write(lambda current: replace(current, said=why, events=(*current.events, event)))
+
     def _tell(self, record: Record, decision: Decision) -> None:
         """Tell people, then write down that they were told: rather twice than never."""
         assert decision.reason is not None, "what is told has a reason"
@@ -195,8 +221,8 @@ class Driver:
 
     def _smoke(self, record: Record, decision: Decision) -> None:
         components = list(decision.targets)
-        requests = extra_requests(project_folder() / "smoke.yaml")
-        results = ask(self.context, record.candidate, components, requests)
+        questions = read_questions(project_folder() / FILE, self.context.works(record.candidate.release))
+        results = ask(self.context, record.candidate, components, questions)
         for result in results:
             if not result.passed:
                 self.context.report(f"  FAIL {result.component} {result.question}: {result.answer}")

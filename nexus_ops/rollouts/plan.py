@@ -12,8 +12,9 @@ from nexus_ops.releases.model import Release
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.drift import drift_page
 from nexus_ops.rollouts.record import NAME, Copy, Ledger
+from nexus_ops.rollouts.smoke import FILE, read_questions
 from nexus_ops.rollouts.strategy import TITLES, Settings, names, stages_of
-from nexus_ops.topology import other
+from nexus_ops.topology import other, project_folder
 
 
 class RolloutActive(PermanentError):
@@ -70,6 +71,7 @@ def plan_rollout(context: RolloutContext, version: str, settings: Settings) -> R
             todo="Wait for it, or abort it with the job `abort`.",
         )
     release = context.releases.resolve(context.cluster.environment, version)
+    read_questions(project_folder() / FILE, release.components)  # a mistake in it is told now, not in the middle
     stable = ledger.record.serving if ledger.record else None
     colour = other(stable.colour) if stable else "blue"
     candidate = Copy(colour, release.version, release.digest)

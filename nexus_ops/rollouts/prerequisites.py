@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from nexus_ops.clusters.apply import foreign_objects
+from nexus_ops.clusters.applyset import ApplySet
 from nexus_ops.clusters.client import Kind
+from nexus_ops.clusters.errors import Refused
 from nexus_ops.errors import OperationError
 from nexus_ops.releases.gates import evaluate
 from nexus_ops.releases.model import Release
-from nexus_ops.releases.rendering import Rendering
+from nexus_ops.releases.rendering import Part, Rendering
 from nexus_ops.rollouts.backing import SECRET, Check, check_database, check_redis, check_sei
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.monitor import NoGuardrails, guardrails_of
+from nexus_ops.topology import Colour
 
 
-def check_prerequisites(context: RolloutContext, release: Release) -> list[Check]:
-    """All prerequisites of a release on a cluster."""
+def check_prerequisites(
+    context: RolloutContext, release: Release, *, candidate: Colour | None = None, adopt: bool = False
+) -> list[Check]:
+    """All prerequisites of a release on a cluster; with `candidate`, whose the objects are that it would apply."""
     checks = [_reachable(context)]
     if checks[0].problem:
         return checks
@@ -28,6 +34,7 @@ def check_prerequisites(context: RolloutContext, release: Release) -> list[Check
     return [
         *checks,
         _definitions(context, renderings),
+        *([] if candidate is None or adopt else [_owners(context, release, candidate)]),
         *_secrets(context, renderings),
         *_certificates(context, renderings),
         *backing,
@@ -49,6 +56,26 @@ def _definitions(context: RolloutContext, renderings: Iterable[Rendering]) -> Ch
     missing = sorted(f"{kind.api_version} {kind.kind}" for kind in kinds if not context.client.serves(kind))
     problem = f"the cluster has no {', '.join(missing)}: install the definitions of their operators." if missing else ""
     return Check(f"kinds of objects ({len(kinds)})", problem)
+
+
+def _owners(context: RolloutContext, release: Release, candidate: Colour) -> Check:
+    """No object of the release is somebody else's: of a Helm release, or of another set."""
+    name = "objects are ours"
+    parts: tuple[Part, ...] = ("shared", candidate)
+    theirs: list[str] = []
+    for part in parts:
+        own = ApplySet(f"applyset-{part}", context.cluster.ops_namespace)
+        try:
+            found = foreign_objects(context.client, context.rendering(release.digest, part).objects, own)
+        except Refused as error:
+            if error.reason != "NotFound":
+                raise
+            return Check(name, note="not looked at: the cluster lacks kinds that the release has")
+        theirs += [f"{obj} ({owner})" for obj, owner in found.items()]
+    if not theirs:
+        return Check(name)
+    shown = ", ".join(theirs[:5]) + (f" and {len(theirs) - 5} more" if len(theirs) > 5 else "")
+    return Check(name, f"somebody else owns {shown}: take them over with adopt: true, or remove them there first.")
 
 
 def _secrets(context: RolloutContext, renderings: Iterable[Rendering]) -> Iterator[Check]:

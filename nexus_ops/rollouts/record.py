@@ -15,7 +15,7 @@ from nexus_ops.rollouts.strategy import Kind, Settings, Stage, known_stage
 from nexus_ops.topology import Colour
 
 Phase = Literal["running", "rolling-back", "done", "rolled-back"]
-Reason = Literal["DrainLate", "DrainEnded", "DrainKilled", "WeightUnseen", "RolledBack"]
+Reason = Literal["DrainLate", "DrainEnded", "DrainKilled", "WeightUnseen", "RolledBack", "Blocked"]
 """Why an event was told: the words by which alerts are grouped."""
 NAME = "rollout"
 

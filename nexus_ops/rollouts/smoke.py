@@ -5,11 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-from nexus_ops.documents import read_yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from nexus_ops.documents import DocumentError, read_yaml
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.record import Copy
+
+FILE = "smoke.yaml"
+
+
+class Question(BaseModel):
+    """One request to a component of the candidate, and what it must answer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    path: Annotated[str, Field(pattern=r"^/")]
+    method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] = "GET"
+    status: Annotated[int, Field(ge=100, le=599)] = 200
+    contains: str = ""
 
 
 @dataclass(frozen=True)
@@ -22,41 +36,68 @@ class SmokeResult:
     answer: str
 
 
-def extra_requests(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Further requests by component from smoke.yaml: `path`, `status`, optionally `contains`."""
-    return (read_yaml(path) or {}) if path.exists() else {}
+BUILT_IN = (("/health", "http"), ("/ready", "http"), ("/", "http"), ("/metrics", "metrics"))
+"""What every component is asked, and on which of its ports."""
+_FILE = TypeAdapter(dict[str, tuple[Question, ...]])
+
+
+def read_questions(path: Path, components: Iterable[str]) -> dict[str, tuple[Question, ...]]:
+    """The project's own questions by component; none without the file. `DocumentError` for what cannot be meant.
+
+    Read when a rollout is planned, so that a mistake in it is told before anything changes.
+    """
+    if not path.exists():
+        return {}
+    known = sorted(components)
+    try:
+        found = _FILE.validate_python(read_yaml(path) or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        keys = ", ".join(Question.model_fields)
+        what = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].lower()
+        raise DocumentError(f"{where}: {what}.", target=path.name, todo=f"A request has the keys {keys}.") from None
+    if unknown := sorted(set(found) - set(known)):
+        todo = f"Components: {', '.join(known)}."
+        raise DocumentError(f"{unknown[0]} is no component.", target=path.name, todo=todo)
+    return found
 
 
 def ask(
-    context: RolloutContext, candidate: Copy, components: Iterable[str], requests: Mapping[str, list[dict[str, Any]]]
+    context: RolloutContext, candidate: Copy, components: Iterable[str], questions: Mapping[str, Iterable[Question]]
 ) -> list[SmokeResult]:
     """Ask each component of the candidate: is it healthy, ready, the right version and colour, and measured?"""
     results: list[SmokeResult] = []
     for name in components:
-        for path, port in (("health", "http"), ("ready", "http"), ("", "http"), ("metrics", "metrics")):
-            results.append(_ask(context, candidate, name, port, {"path": f"/{path}", "status": 200}))
-        results += [_ask(context, candidate, name, "http", request) for request in requests.get(name, [])]
+        results += [_ask(context, candidate, name, port, Question(path=path)) for path, port in BUILT_IN]
+        results += [_ask(context, candidate, name, "http", question) for question in questions.get(name, ())]
     return results
 
 
-def _ask(context: RolloutContext, candidate: Copy, name: str, port: str, request: dict[str, Any]) -> SmokeResult:
+def _ask(context: RolloutContext, candidate: Copy, name: str, port: str, question: Question) -> SmokeResult:
     service = f"http:{name}-{candidate.colour}:{port}"
-    path = f"namespaces/{context.cluster.namespace}/services/{service}/proxy/{request['path'].lstrip('/')}"
-    method = request.get("method", "GET")
-    wanted = int(request.get("status", 200))
-    question = f"{method} {request['path']}"
-    answer = context.client.proxy(path, method=method)
-    if answer.status_code != wanted and answer.status_code >= 500:
-        answer = context.client.proxy(path, method=method)  # one error may be the service's ordinary share
+    path = f"namespaces/{context.cluster.namespace}/services/{service}/proxy/{question.path.lstrip('/')}"
+    answer = context.client.proxy(path, method=question.method)
+    if answer.status_code != question.status and answer.status_code >= 500:
+        answer = context.client.proxy(path, method=question.method)  # one error may be the service's ordinary share
     problem = ""
-    if answer.status_code != wanted:
-        problem = f"answered {answer.status_code}, not {wanted}"
-    elif text := request.get("contains"):
-        problem = "" if text in answer.text else f"the answer does not contain {text!r}"
+    if answer.status_code != question.status:
+        problem = f"answered {answer.status_code}, not {question.status}"
+    elif question.contains:
+        problem = "" if question.contains in answer.text else f"the answer does not contain {question.contains!r}"
     elif port == "metrics":
         problem = "" if "http_requests_total" in answer.text else "its metrics have no http_requests_total"
     else:
-        for header, value in (("x-nexus-version", candidate.version), ("x-nexus-colour", candidate.colour)):
-            if answer.headers.get(header, value) != value:
-                problem = f"{header} is {answer.headers[header]}, not {value}"
-    return SmokeResult(name, question, not problem, problem or f"{answer.status_code}")
+        problem = _identity(answer.headers, candidate, must=question.path == "/")
+    return SmokeResult(name, f"{question.method} {question.path}", not problem, problem or f"{answer.status_code}")
+
+
+def _identity(headers: Mapping[str, str], candidate: Copy, *, must: bool) -> str:
+    """Whether the answer came from the candidate: from its version, in its colour. `must`: it has to say so."""
+    for header, value in (("x-nexus-version", candidate.version), ("x-nexus-colour", candidate.colour)):
+        if header not in headers:
+            if must:
+                return f"the answer has no {header}: who answered cannot be told"
+        elif headers[header] != value:
+            return f"{header} is {headers[header]}, not {value}"
+    return ""

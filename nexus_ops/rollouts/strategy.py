@@ -56,6 +56,8 @@ class Settings:
     """So many of its requests must have been seen in a bake before it is over."""
     logs_seconds: int = 0
     """How long a candidate that failed is kept, without traffic, so that its logs can be read."""
+    adopt: bool = False
+    """Whether objects of a Helm release, or of another set, are taken over."""
 
 
 _BEFORE = (

@@ -55,8 +55,11 @@ def fixed_ports(texts: list[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     for text in texts:
         name, _, number = text.partition("=")
-        if not name or not number.isdigit():
-            raise PermanentError(f"{text!r} names no port.", todo="Write it like api=8001.")
+        if not number.isdigit() or not 0 < int(number) < 65536:
+            raise PermanentError(f"{text!r} names no port.", todo="Write it like api=8001; a port is 1 to 65535.")
+        if name not in supervisor.PORTS:
+            todo = f"What has a port: {', '.join(supervisor.PORTS)}."
+            raise PermanentError(f"nothing in the sandbox listens as {name!r}.", todo=todo)
         found[name] = int(number)
     return found
 

@@ -39,6 +39,7 @@ from nexus_ops.sandbox.pods.kubelet import Kubelet
 from nexus_ops.sandbox.pods.server import Behaviour, Journal
 from nexus_ops.sandbox.processes import Ports
 from nexus_ops.sandbox.prometheus import Prometheus
+from nexus_ops.sandbox.supervisor import PORTS
 from nexus_ops.topology import Cluster, Topology
 
 NODE_INFO = {
@@ -110,8 +111,7 @@ async def serve(config: dict[str, Any]) -> None:
     cluster = topology.cluster(config["cluster"])
     folder = Path(config["folder"])
     os.makedirs(folder, mode=0o700, exist_ok=True)  # the DSN has a password
-    names = ("api", "admin", "envoy", "edge", "services", "balancer", "prometheus", "postgres", "valkey", "sei")
-    reserved = Ports(names, config.get("ports") or {})
+    reserved = Ports(PORTS, config.get("ports") or {})
     ports = reserved.numbers
     parts = set(config["parts"])
     postgres = Postgres(folder / "postgres", ports["postgres"], Path(config["templates"]))

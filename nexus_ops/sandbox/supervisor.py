@@ -36,6 +36,8 @@ PROGRAMS = {"gateway": ("envoy",), "prometheus": ("prometheus",)}
 """What a part runs that may be missing: looked for before anything starts."""
 CLUSTER_PARTS = ("gateway", "prometheus", "postgres", "valkey")
 PARTS = ("api", *CLUSTER_PARTS, "traffic", "aws")
+PORTS = ("api", "admin", "envoy", "edge", "services", "balancer", "prometheus", "postgres", "valkey", "sei")
+"""What listens in a cluster's process, each on a port of its own."""
 DEFAULT_PARTS = (*CLUSTER_PARTS, "traffic", "aws")
 
 

@@ -320,7 +320,7 @@ def test_an_object_of_somebody_else_is_refused_unless_adopted(
         foreign["metadata"]["labels"] = {"applyset.kubernetes.io/part-of": "applyset-other-v1"}
     fenced.client.apply(foreign, manager="helm")
     whose = "the Helm release grafana" if owner == "helm" else "the apply-set applyset-other-v1"
-    with pytest.raises(Refused, match=f"ConfigMap/c: .*it belongs to {whose}; adopt it"):
+    with pytest.raises(Refused, match=f"ConfigMap/c: .*it belongs to {whose}; take it over with adopt: true"):
         apply(fenced, blue, config(namespace, a="ours"))
     assert (fenced.client.get(CONFIG_MAP, "c", namespace) or {})["data"] == {"a": "theirs"}
     assert apply(fenced, blue, config(namespace, a="ours"), adopt=True).changed == ["ConfigMap/c"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -51,14 +52,16 @@ def test_no_request_is_lost_and_every_order_is_executed_once(platform: Platform)
     """Over a switch, a clean-up, another switch, and the way back."""
     platform.ensure("v1.0.0")
     sent: list[str] = []
+    began = time.monotonic()
     with traffic(platform, sent) as tally:
         assert platform.deploy("v1.1.0").state == "done"
         platform.begin("v1.0.0", Settings(monitor_seconds=30, hold_seconds=30))
         watched = threading.Timer(12.0, lambda: request_abort(platform.context(), "test", "the way back under traffic"))
         watched.start()
         assert platform.finish().state == "rolled-back"
-    assert len(tally.answers) > 5000
-    assert tally.lost == []
+        took = time.monotonic() - began
+    assert len(tally.answers) >= 0.95 * RATE * took, "too little was sent to see a loss"
+    assert Counter(tally.answers[identity] for identity in tally.lost) == {}
     served = {entry["id"] for entry in platform.admin("GET", "/requests")}
     assert set(tally.answers) <= served, "answered, but in no pod's log"
     counts = executed(platform)
@@ -78,5 +81,5 @@ def test_the_control_without_draining_something_is_lost_or_done_twice(platform: 
         for version in ("v1.0.0", "v1.1.0"):
             platform.admin("PUT", f"/behaviours/{version}", {"drain": True, "order_seconds": 0.05})
     counts = executed(platform)
-    twice = [identity for identity in sent if counts[identity] > 1]
-    assert tally.lost or twice, "this test could not see a loss"
+    assert tally.lost, "this test could not see a lost request"
+    assert [identity for identity in sent if counts[identity] > 1], "this test could not see an order executed twice"

@@ -120,6 +120,14 @@ def test_a_share_is_what_its_weight_says(urls: Urls) -> None:
     assert 10 <= colours(urls, 400)["green"] <= 70
 
 
+async def answered(tally: Tally, more: int) -> None:
+    """Until so many further requests have been answered."""
+    wanted, deadline = len(tally.answers) + more, asyncio.get_running_loop().time() + 30
+    while len(tally.answers) < wanted:
+        assert asyncio.get_running_loop().time() < deadline, "nothing is answered"
+        await asyncio.sleep(0.02)
+
+
 def test_a_switch_under_300_requests_a_second_loses_none(urls: Urls) -> None:
     """Open loop: the generator neither slows down nor retries, so what is lost is seen; each id has one answer."""
 
@@ -129,7 +137,7 @@ def test_a_switch_under_300_requests_a_second_loses_none(urls: Urls) -> None:
         sending = loop.create_task(send_requests(urls["edge"], HOST, 300, tally, stop))
         for blue in (100, 50, 0, 100):
             await asyncio.to_thread(weigh, urls, blue, 100 - blue)
-            await asyncio.sleep(0.5)
+            await answered(tally, 150)
         stop.set()
         took = loop.time() - began
         await sending
