@@ -1,4 +1,4 @@
-"""Everything that is registered, in one place."""
+"""Everything that is registered, in one place: what does the work, and the watchdog over all of it that runs by itself."""
 
 import dagster as dg
 
@@ -10,8 +10,9 @@ from nexus_ops.jobs.deploy import JOBS
 from nexus_ops.jobs.diff import diff
 from nexus_ops.resources import nexus_resource
 from nexus_ops.sensors.rollout import SENSORS
+from nexus_ops.sensors.watchdog import watchdog_of
 
-defs = dg.Definitions(
+working = dg.Definitions(
     assets=[release, deployment, health],
     asset_checks=[*release_checks, health_checks, drift_checks],
     jobs=[*JOBS, diff, health_of_all_clusters, drift_of_all_clusters],
@@ -20,4 +21,11 @@ defs = dg.Definitions(
     # What ops hand on is a name or two: nothing of it belongs on disk.
     resources={"nexus": nexus_resource, "io_manager": dg.mem_io_manager},
     executor=dg.in_process_executor,
+)
+
+watchdog = watchdog_of([*(working.sensors or ()), *(working.schedules or ())])
+
+defs = dg.Definitions.merge(
+    working,
+    dg.Definitions(assets=[watchdog.asset], asset_checks=[watchdog.checks], sensors=[watchdog.sensor]),
 )

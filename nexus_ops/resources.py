@@ -24,16 +24,6 @@ if TYPE_CHECKING:
     from nexus_ops.storage import ObjectStore
 
 
-def default_store_url() -> str:
-    """The object store: $NEXUS_STORE, else a folder under the state folder."""
-    return os.environ.get("NEXUS_STORE") or (state_folder() / "store").as_uri()
-
-
-def state_folder() -> Path:
-    """Where this machine keeps its state: $NEXUS_HOME, else .nexus in the project's folder."""
-    return Path(os.environ.get("NEXUS_HOME") or project_folder() / ".nexus").absolute()
-
-
 class NexusResource(dg.ConfigurableResource[None]):
     """What every asset, job and sensor needs: topology, store, releases, and what a rollout needs."""
 
@@ -51,7 +41,7 @@ class NexusResource(dg.ConfigurableResource[None]):
 
     def store(self) -> ObjectStore:
         """The object store that holds releases, renderings and evidence."""
-        from nexus_ops.storage import ObjectStore
+        from nexus_ops.storage import ObjectStore, default_store_url
 
         return ObjectStore.open(self.store_url or default_store_url())
 

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from nexus_ops.errors import PermanentError, TemporaryError
+from nexus_ops.topology import project_folder
 
 
 class NotStored(PermanentError):
@@ -67,6 +68,16 @@ class Pointer:
 
     data: bytes
     version: str
+
+
+def state_folder() -> Path:
+    """Where this machine keeps its state: $NEXUS_HOME, else .nexus in the project's folder."""
+    return Path(os.environ.get("NEXUS_HOME") or project_folder() / ".nexus").absolute()
+
+
+def default_store_url() -> str:
+    """The object store: $NEXUS_STORE, else a folder under the state folder."""
+    return os.environ.get("NEXUS_STORE") or (state_folder() / "store").as_uri()
 
 
 def digest_of(data: bytes | bytearray | memoryview) -> str:

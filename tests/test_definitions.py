@@ -14,6 +14,7 @@ from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
 from nexus_ops.definitions import defs
 from nexus_ops.jobs.deploy import AbortConfig, ApproveConfig, DeployConfig, RollbackConfig
 from nexus_ops.rollouts.strategy import BLUE_GREEN
+from nexus_ops.sensors.watchdog import AUTOMATION, running_by_default
 
 HEAVY = (
     "arro3",
@@ -48,13 +49,17 @@ def test_every_rollout_job_shows_the_six_stages_in_order(job: str) -> None:
 
 
 def test_what_safety_depends_on_runs_by_default() -> None:
-    sensors = defs.get_repository_def().sensor_defs
-    assert {sensor.name for sensor in sensors} == {
-        "rollout_staging_us_west_2",
-        "rollout_production_us_west_2",
-        "rollout_production_us_east_1",
-    }
-    assert all(sensor.default_status is dg.DefaultSensorStatus.RUNNING for sensor in sensors)
+    sensors = {sensor.name: sensor.default_status for sensor in defs.get_repository_def().sensor_defs}
+    needed = {f"rollout_{name}" for name in ("staging_us_west_2", "production_us_west_2", "production_us_east_1")}
+    assert {*needed, "watchdog"} <= set(sensors)
+    assert {sensors[name] for name in (*needed, "watchdog")} == {dg.DefaultSensorStatus.RUNNING}
+
+
+def test_whatever_runs_by_default_is_watched() -> None:
+    repository = defs.get_repository_def()
+    running = {one.name for one in running_by_default([*repository.sensor_defs, *repository.schedule_defs])}
+    keys = defs.resolve_asset_graph().get_check_keys_for_assets({AUTOMATION})
+    assert {key.name for key in keys} == {*running, "daemons"} - {"watchdog"}
 
 
 def test_materialising_everything_cannot_deploy() -> None:
