@@ -29,3 +29,4 @@ defs = dg.Definitions.merge(
     working,
     dg.Definitions(assets=[watchdog.asset], asset_checks=[watchdog.checks], sensors=[watchdog.sensor]),
 )
+del working  # a module with two Definitions is no code location: Dagster would not know which one is meant

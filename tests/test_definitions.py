@@ -11,6 +11,7 @@ import yaml
 from dagster._core.snap import JobSnap
 from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
 
+from nexus_ops import definitions
 from nexus_ops.definitions import defs
 from nexus_ops.jobs.deploy import AbortConfig, ApproveConfig, DeployConfig, RollbackConfig
 from nexus_ops.rollouts.strategy import BLUE_GREEN
@@ -29,6 +30,11 @@ HEAVY = (
     "dagster_aws",
     "httpx",
 )
+
+
+def test_the_module_is_a_code_location() -> None:
+    """With a second Definitions at its top it is imported well by every test, and by no UI and no daemon."""
+    assert [name for name, value in vars(definitions).items() if isinstance(value, dg.Definitions)] == ["defs"]
 
 
 def test_definitions_load_without_anything_heavy() -> None:
