@@ -14,6 +14,7 @@ from benchmarks import (
     bench_render,
     bench_rollout,
     bench_sandbox,
+    bench_sensor,
     bench_transcripts,
 )
 from benchmarks.measure import HEAD, leave_out
@@ -26,6 +27,7 @@ BENCHES = {
     "judge": bench_judge.bench,
     "sandbox": bench_sandbox.bench,
     "rollout": bench_rollout.bench,
+    "sensor": bench_sensor.bench,
     "transcripts": bench_transcripts.bench,
 }
 

@@ -1,4 +1,4 @@
-"""The jobs that move releases: deploy, rollback, abort, approve, and the one that the sensor resumes with."""
+"""The jobs that move releases: deploy, rollback; abort, pause, unpause, approve, promote_full; and the sensor's own."""
 
 import getpass
 from collections.abc import Callable, Iterator
@@ -7,12 +7,10 @@ import dagster as dg
 from pydantic import Field
 
 from nexus_ops.assets.deployments import DEPLOYMENT
-from nexus_ops.jobs.stages import drive_stages
+from nexus_ops.jobs.stages import CLUSTER_TAG, drive_stages, tag_run
 from nexus_ops.partitions import TOPOLOGY
 from nexus_ops.resources import NexusResource
 
-CLUSTER_TAG = "cluster"
-"""The tag of runs that drive a rollout of this cluster: the sensor starts none beside them."""
 CLUSTERS = ", ".join(cluster.name for cluster in TOPOLOGY.enabled_clusters)
 
 
@@ -22,8 +20,22 @@ class DeployConfig(dg.Config):
     cluster: str = Field(description=f"The cluster to deploy to. One of: {CLUSTERS}.")
     version: str = Field(description="A version of which a release was built (asset `release`), for example v1.1.0.")
     dry_run: bool = Field(default=True, description="Only show the plan. Set to false to deploy.")
+    strategy: str = Field(
+        default="",
+        description="blue-green: all traffic at once, then watched. canary: 5, 10, 25, 50, 100 % of it, each watched and "
+        "judged before the next. Empty: the environment's.",
+    )
+    bake_seconds: int | None = Field(
+        default=None, description="Canary: how long each share is watched; empty: the environment's."
+    )
+    gates: list[str] | None = Field(
+        default=None,
+        description="Stages that begin only when a person has launched the job approve, for example [canary-25]; "
+        "empty: the environment's.",
+    )
     monitor_seconds: int | None = Field(
-        default=None, description="How long to watch the new colour; empty: the environment's."
+        default=None,
+        description="How long to watch the new colour when it has all traffic; empty: the environment's.",
     )
     hold_seconds: int | None = Field(
         default=None, description="How long the old colour stays as the way back; empty: the environment's."
@@ -32,6 +44,13 @@ class DeployConfig(dg.Config):
         default=False,
         description="Take over objects that belong to a Helm release, with what it set of them. Only for the first deploy to "
         "a cluster that Helm has managed.",
+    )
+    logs_seconds: int | None = Field(
+        default=None,
+        description="How long a candidate that failed is kept without traffic, so that its logs can be read; empty: the environment's.",
+    )
+    force: bool = Field(
+        default=False, description="Deploy a release that has failed before all the same. Without, it is refused."
     )
 
 
@@ -42,10 +61,10 @@ class RollbackConfig(dg.Config):
     reason: str = Field(default="by hand", description="Why; it is kept in the record.")
 
 
-class AbortConfig(dg.Config):
-    """Stop the running rollout and go back."""
+class WishConfig(dg.Config):
+    """What is asked of the running rollout."""
 
-    cluster: str = Field(description=f"The cluster whose rollout is to stop. One of: {CLUSTERS}.")
+    cluster: str = Field(description=f"The cluster whose rollout it is about. One of: {CLUSTERS}.")
     reason: str = Field(default="by hand", description="Why; it is kept in the record.")
 
 
@@ -67,7 +86,7 @@ def _actor(context: dg.OpExecutionContext) -> str:
 
 def _drives(context: dg.OpExecutionContext, cluster: str) -> None:
     """Mark the run as one that is about to drive a rollout, for the sensor and for those who look for it."""
-    context.instance.add_run_tags(context.run_id, {CLUSTER_TAG: cluster})
+    context.instance.add_run_tags(context.run_id, {CLUSTER_TAG: cluster, "actor": _actor(context)})
 
 
 def control_job(description: str, op: str, **fields: str | bool) -> Callable[[Callable[[], None]], dg.JobDefinition]:
@@ -89,30 +108,35 @@ def control_job(description: str, op: str, **fields: str | bool) -> Callable[[Ca
 )
 def plan(context: dg.OpExecutionContext, config: DeployConfig, nexus: NexusResource) -> Iterator[dg.Output[str]]:
     """Plan a rollout, and begin it when this is no dry run."""
-    from nexus_ops.rollouts.operations import Settings, plan_rollout, start
+    from nexus_ops.rollouts.operations import plan_rollout, start
+    from nexus_ops.rollouts.plan import settings_for
 
     rollout = nexus.rollouts(config.cluster, report=context.log.info)
-    times = rollout.topology.environment_of(rollout.cluster).rollout
-    settings = Settings(
-        monitor_seconds=times.monitor_seconds if config.monitor_seconds is None else config.monitor_seconds,
-        hold_seconds=times.hold_seconds if config.hold_seconds is None else config.hold_seconds,
+    settings = settings_for(
+        rollout,
+        strategy=config.strategy or None,
+        bake_seconds=config.bake_seconds,
+        gates=None if config.gates is None else tuple(config.gates),
+        monitor_seconds=config.monitor_seconds,
+        hold_seconds=config.hold_seconds,
+        logs_seconds=config.logs_seconds,
         adopt=config.adopt,
     )
-    planned = plan_rollout(rollout, config.version, settings)
+    planned = plan_rollout(rollout, config.version, settings, force=config.force)
     context.log.info("%s", planned.to_markdown())
     context.log_event(
         dg.AssetObservation(
             DEPLOYMENT, partition=config.cluster, metadata={"plan": dg.MetadataValue.md(planned.to_markdown())}
         )
     )
-    if config.dry_run:
-        context.log.info("Dry run: nothing was changed. Launch it again with dry_run: false to deploy.")
-        return
     if planned.unchanged:
         context.log.info("%s serves already, the same release: nothing to do.", config.version)
         return
+    if config.dry_run:
+        context.log.info("Dry run: nothing was changed. Launch it again with dry_run: false to deploy.")
+        return
     _drives(context, config.cluster)
-    start(rollout, planned, _actor(context))
+    tag_run(context, start(rollout, planned, _actor(context)))
     yield dg.Output(config.cluster)
 
 
@@ -133,12 +157,12 @@ def plan_back(context: dg.OpExecutionContext, config: RollbackConfig, nexus: Nex
         context.log.info("The rollout is aborted: traffic goes back now.")
     else:
         context.log.info("%s", planned.to_markdown())
-        start(rollout, planned, _actor(context))
+        tag_run(context, start(rollout, planned, _actor(context)))
     yield dg.Output(config.cluster)
 
 
 @dg.op(name="request_abort", description="Write the abort into the record: it wins over every other step.")
-def request(context: dg.OpExecutionContext, config: AbortConfig, nexus: NexusResource) -> str:
+def request(context: dg.OpExecutionContext, config: WishConfig, nexus: NexusResource) -> str:
     """Needs no lease: the driver that runs, or the next one, sees it before it does anything else."""
     from nexus_ops.rollouts.operations import request_abort
 
@@ -159,6 +183,42 @@ def grant(context: dg.OpExecutionContext, config: ApproveConfig, nexus: NexusRes
     return config.cluster
 
 
+@dg.op(name="request_pause", description="Write the pause into the record.")
+def request_pause(context: dg.OpExecutionContext, config: WishConfig, nexus: NexusResource) -> None:
+    """The candidate keeps the share that it has, and is judged on; nothing further begins."""
+    from nexus_ops.rollouts.operations import pause as pause_rollout
+
+    record = pause_rollout(nexus.rollouts(config.cluster), _actor(context), config.reason)
+    tag_run(context, record)
+    context.log.info(
+        "%s is held where it is. A verdict against it, and an abort, still count.", record.candidate.version
+    )
+
+
+@dg.op(name="end_pause", description="Take the pause out of the record.")
+def end_pause(context: dg.OpExecutionContext, config: ApproveConfig, nexus: NexusResource) -> str:
+    """The rollout goes on from where it was held."""
+    from nexus_ops.rollouts.operations import unpause as unpause_rollout
+
+    _drives(context, config.cluster)
+    record = unpause_rollout(nexus.rollouts(config.cluster))
+    context.log.info("%s goes on.", record.candidate.version)
+    return config.cluster
+
+
+@dg.op(name="request_promotion", description="Write into the record that the bakes which are left are skipped.")
+def request_promotion(context: dg.OpExecutionContext, config: WishConfig, nexus: NexusResource) -> str:
+    """Gates are skipped, too, but for that of a release without a way back."""
+    from nexus_ops.rollouts.operations import promote
+
+    _drives(context, config.cluster)
+    record = promote(nexus.rollouts(config.cluster), _actor(context), config.reason)
+    context.log.info(
+        "%s gets all traffic now. A verdict against it, and an abort, still count.", record.candidate.version
+    )
+    return config.cluster
+
+
 @dg.op(name="find", description="Name the cluster whose rollout goes on.")
 def find(context: dg.OpExecutionContext, config: ResumeConfig) -> str:
     """The sensor's runs have the tag already; those that a person launches have not."""
@@ -167,7 +227,7 @@ def find(context: dg.OpExecutionContext, config: ResumeConfig) -> str:
 
 
 @control_job(
-    "Deploy a release to a cluster, blue-green. Begins with a dry run: it shows the plan and changes nothing.",
+    "Deploy a release to a cluster, blue-green or as a canary. Begins with a dry run: it shows the plan and changes nothing.",
     "plan",
     cluster="",
     version="",
@@ -199,9 +259,35 @@ def approve() -> None:
     drive_stages(grant())
 
 
+@control_job(
+    "Hold the running rollout of a cluster where it is; the candidate is judged on, and goes back when it fails.",
+    "request_pause",
+    cluster="",
+    reason="by hand",
+)
+def pause() -> None:
+    request_pause()
+
+
+@control_job("Let a paused rollout go on.", "end_pause", cluster="")
+def unpause() -> None:
+    drive_stages(end_pause())
+
+
+@control_job(
+    "Give the candidate all traffic now: the bakes and gates that are left are skipped. An abort, and a verdict against "
+    "it, still send it back.",
+    "request_promotion",
+    cluster="",
+    reason="by hand",
+)
+def promote_full() -> None:
+    drive_stages(request_promotion())
+
+
 @control_job("Go on with a rollout that waited or whose run died. Launched by the rollout sensor.", "find", cluster="")
 def resume_rollout() -> None:
     drive_stages(find())
 
 
-JOBS = [deploy, rollback, abort, approve, resume_rollout]
+JOBS = [deploy, rollback, abort, pause, unpause, approve, promote_full, resume_rollout]

@@ -2,8 +2,8 @@
 
 Each op drives the rollout to the end of its stage, and no further than it can go without waiting long. When the
 rollout has to wait (a bake, a hold, an approval), the op ends without an output, what follows is skipped, and the
-rollout's sensor launches a run of the same graph when it is due. A stage that is over already is passed at once: every
-op looks at the record in the cluster afresh.
+rollout's sensor launches a run of the same graph when it is due. A stage that is over already, or that the rollout's
+strategy does not have, is passed at once: every op looks at the record in the cluster afresh.
 """
 
 from collections.abc import Iterator
@@ -14,13 +14,15 @@ import dagster as dg
 
 from nexus_ops.assets.deployments import DEPLOYMENT
 from nexus_ops.resources import NexusResource
-from nexus_ops.rollouts.strategy import BLUE_GREEN, TITLES, Stage
+from nexus_ops.rollouts.strategy import CANARY, TITLES, Stage
 
 if TYPE_CHECKING:
     from nexus_ops.rollouts.record import Record
 
 PATIENCE = timedelta(seconds=60)
 """How long a run waits for what is expected soon before it leaves the rest to the sensor."""
+CLUSTER_TAG = "cluster"
+"""The tag of runs that drive a rollout of this cluster: the sensor starts none beside them."""
 
 
 def stage_op(stage: Stage) -> dg.OpDefinition:
@@ -42,8 +44,10 @@ def stage_op(stage: Stage) -> dg.OpDefinition:
         except LeaseHeld as error:
             context.log.info("%s", error)
             return
-        if result.record is not None and not is_reported(context.instance, result.record):
-            report(context, result.record, rollout.store.url)
+        if result.record is not None:
+            tag_run(context, result.record)
+            if not is_reported(context.instance, result.record):
+                report(context, result.record, rollout.store.url)
         if result.state == "rolled-back":
             raise dg.Failure(f"Rolled back: {result.why}", allow_retries=False)
         if result.state == "waiting":
@@ -53,6 +57,23 @@ def stage_op(stage: Stage) -> dg.OpDefinition:
         yield dg.Output(cluster)
 
     return drive
+
+
+def tags_of(record: "Record") -> dict[str, str]:
+    """The tags by which the runs of a rollout are found."""
+    return {
+        CLUSTER_TAG: record.cluster,
+        "release": record.candidate.release[:12],
+        "rollout": record.id,
+        "stage": record.stage.name if record.stage else "over",
+    }
+
+
+def tag_run(context: dg.OpExecutionContext, record: "Record") -> None:
+    """Say on the run which rollout it has driven, and how far."""
+    tags = tags_of(record)
+    if any(context.run_tags.get(key) != value for key, value in tags.items()):
+        context.instance.add_run_tags(context.run_id, tags)
 
 
 def is_reported(instance: dg.DagsterInstance, record: "Record") -> bool:
@@ -73,9 +94,11 @@ def report(context: dg.OpExecutionContext, record: "Record", store: str) -> None
     metadata = {
         "summary": result.summary(),
         "reason": result.reason or "-",
+        "blames": record.blames or "-",
         "version": result.version,
         "from": result.before,
         "colour": result.colour,
+        "strategy": record.settings.strategy,
         "success": result.success,
         "phase": result.phase,
         "stage": record.stage.name if record.stage else "over",
@@ -83,8 +106,11 @@ def report(context: dg.OpExecutionContext, record: "Record", store: str) -> None
         "timings": dg.MetadataValue.md(
             "\n".join(f"- {name}: {seconds} s" for name, seconds in result.timings.items()) or "-"
         ),
+        "bakes": dg.MetadataValue.md("\n".join(f"- {bake}" for bake in result.bakes) or "-"),
         "verified": ", ".join(result.verified) or "-",
         "weight_requested": record.weight,
+        # A number where there is one, so that the UI plots both weights over time.
+        "weight_observed": record.observed if record.observed is not None else "not seen yet",
         "release": result.release,
         "rollout": result.rollout,
         "actor": result.actor,
@@ -101,7 +127,8 @@ def report(context: dg.OpExecutionContext, record: "Record", store: str) -> None
         context.log_event(dg.AssetObservation(DEPLOYMENT, partition=record.cluster, metadata=metadata))
 
 
-STAGE_OPS = [stage_op(stage) for stage in BLUE_GREEN]
+STAGE_OPS = [stage_op(stage) for stage in CANARY]
+"""The canary's stages are all that there are: blue-green has the same without the shares."""
 
 
 def drive_stages(cluster: object) -> None:

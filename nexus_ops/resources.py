@@ -7,15 +7,20 @@ configuration holds names of places only, so that it can be shown in the UI.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
 from nexus_ops.notifications import Notifier
 from nexus_ops.topology import Cluster, Topology, default_path, project_folder
+
+_KEPT: dict[str, Any] = {}
+"""What this process' sensors look with every few seconds: contexts by cluster, the topology, and what they were made from."""
+_KEPT_LOCK = threading.Lock()
 
 if TYPE_CHECKING:
     from nexus_ops.releases.catalogue import ImageCatalogue
@@ -74,10 +79,14 @@ class NexusResource(dg.ConfigurableResource[None]):
         self, cluster: str, *, report: Callable[[str], None] = lambda _: None, patience: float = 20.0
     ) -> RolloutContext:
         """All that a rollout on one cluster needs. `patience`: seconds for which a busy API server is tried again."""
+        return self._rollouts(self.topology(), cluster, report, patience)
+
+    def _rollouts(
+        self, topology: Topology, cluster: str, report: Callable[[str], None], patience: float
+    ) -> RolloutContext:
         from nexus_ops.clusters.client import ClusterClient
         from nexus_ops.rollouts.context import RolloutContext
 
-        topology = self.topology()
         found = topology.cluster(cluster)
         return RolloutContext(
             topology=topology,
@@ -88,6 +97,21 @@ class NexusResource(dg.ConfigurableResource[None]):
             notify=self.notifier().send,
             report=report,
         )
+
+    def kept_rollouts(self, cluster: str) -> RolloutContext:
+        """The same, kept for the next tick of a sensor while topology and kubeconfig stay as they are. Of little patience:
+        who looks every few seconds need not try again and again."""
+        from nexus_ops.clusters.kubeconfig import kubeconfig_files
+
+        files = (Path(self.topology_path) if self.topology_path else default_path(), *kubeconfig_files())
+        made_from = (*((path, path.stat().st_mtime_ns if path.exists() else 0) for path in files), self.store().url)
+        with _KEPT_LOCK:
+            if _KEPT.get("") != made_from:
+                _KEPT.clear()
+                _KEPT.update({"": made_from, "topology": self.topology()})
+            if cluster not in _KEPT:
+                _KEPT[cluster] = self._rollouts(_KEPT["topology"], cluster, lambda _: None, 5.0)
+            return _KEPT[cluster]
 
 
 @dg.resource(description="Topology, object store, releases and clusters; where they are: docs/configuration.md.")

@@ -24,6 +24,7 @@ Colour = Literal["blue", "green"]
 Work = Literal["request", "worker", "exclusive"]
 Role = Literal["primary", "standby"]
 RouterKind = Literal["gateway-api", "service-selector", "alb"]
+StrategyName = Literal["blue-green", "canary"]
 
 Thing = TypeVar("Thing")
 Document = dict[str, Any]
@@ -72,11 +73,26 @@ class Cloud(Declaration):
         return self
 
 
-class RolloutTimes(Declaration):
-    """How long a rollout watches the new colour, and then keeps the old one as the way back (seconds)."""
+class RolloutDefaults(Declaration):
+    """How rollouts of an environment go, unless a deploy says otherwise. Times in seconds."""
 
+    strategy: StrategyName = "blue-green"
     monitor_seconds: Count
+    """How long the new colour is watched when it has all traffic."""
     hold_seconds: Count
+    """How long the old colour is then kept as the way back, and the new one watched on."""
+    bake_seconds: Count = 300
+    """How long each share of a canary is watched."""
+    gates: tuple[Name, ...] = ()
+    """Stages that a person has to let begin (job `approve`)."""
+    min_requests: Count = 0
+    """So many requests of the candidate must have been seen in a bake before it is over."""
+    insufficient_seconds: Count = 300
+    """How long a bake goes on without a verdict before the rollout is given up."""
+    error_seconds: Count = 120
+    """How long nothing may be measured while the candidate serves before the rollout is given up."""
+    logs_seconds: Count = 120
+    """How long a candidate that failed is kept without traffic, for its logs."""
 
 
 class Environment(Declaration):
@@ -85,7 +101,7 @@ class Environment(Declaration):
     name: Name
     host: Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")]
     router: RouterKind
-    rollout: RolloutTimes
+    rollout: RolloutDefaults
     backups: BackupsOfEnvironment
 
 

@@ -1,23 +1,24 @@
-"""One sensor per cluster: it goes on with a rollout that waited, or whose run died.
+"""One sensor per cluster: it looks after a rollout, cuts its traffic when it fails, and goes on with it when it is due.
 
-It is level-triggered from the record in the cluster: a lost daemon, a burnt run key or a failed run only cost time.
+It is level-triggered from the record in the cluster: a lost daemon, a burnt run key or a failed run only cost time. A run
+takes many seconds to start, so nothing urgent waits for one: what fails loses its traffic in the tick that sees it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from nexus_ops.jobs.deploy import CLUSTER_TAG, resume_rollout
-from nexus_ops.jobs.stages import is_reported
+from nexus_ops.jobs.deploy import resume_rollout
+from nexus_ops.jobs.stages import CLUSTER_TAG, is_reported, tags_of
 from nexus_ops.partitions import TOPOLOGY
 from nexus_ops.resources import NexusResource
 from nexus_ops.topology import Cluster
 
 if TYPE_CHECKING:
-    from nexus_ops.rollouts.context import RolloutContext
-    from nexus_ops.rollouts.record import Ledger
+    from nexus_ops.rollouts.attend import Attended
+    from nexus_ops.rollouts.record import Record
 
 SECONDS = 5
 ATTEMPT_SECONDS = 20
@@ -26,6 +27,8 @@ QUIET_SECONDS = 20
 """A driver renews its lease every 5 seconds: a run that gives no sign for so long is dead, whatever Dagster says of it."""
 COMING = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING)
 AT_WORK = (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
+ACTOR = "rollout sensor"
+CANARY_ANALYSIS = dg.AssetKey("canary_analysis")
 
 
 def rollout_sensor(cluster: Cluster) -> dg.SensorDefinition:
@@ -36,59 +39,88 @@ def rollout_sensor(cluster: Cluster) -> dg.SensorDefinition:
         job=resume_rollout,
         minimum_interval_seconds=SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Goes on with the rollout of {cluster.name} when it is due; also when its run was killed.",
+        description=f"Judges the rollout of {cluster.name}, takes its traffic away when it fails, and goes on with it when "
+        "it is due; also when its run was killed.",
     )
     def sense(context: dg.SensorEvaluationContext, nexus: NexusResource) -> dg.SensorResult | dg.SkipReason:
         from nexus_ops.clusters.client import LEASE as KIND
         from nexus_ops.errors import OperationError
+        from nexus_ops.rollouts.attend import attend
         from nexus_ops.rollouts.driver import LEASE
         from nexus_ops.rollouts.plan import read_ledger
 
         now = datetime.now(UTC)
         try:
-            rollout = nexus.rollouts(cluster.name, patience=5.0)
+            rollout = nexus.kept_rollouts(cluster.name)
             ledger = read_ledger(rollout)
+            record = ledger.record
+            if record is None:
+                return dg.SkipReason("no rollout has begun")
+            if record.finished and context.cursor == record.id:
+                return dg.SkipReason(record.said)
+            if record.finished and is_reported(context.instance, record):
+                return dg.SensorResult(skip_reason=record.said, cursor=record.id)
             lease = rollout.client.get(KIND, LEASE, cluster.ops_namespace)
-            why = reason_to_go_on(rollout, ledger, now)
-            if ledger.record and ledger.record.finished and not is_reported(context.instance, ledger.record):
-                why = "its end has not been reported"  # the run that ended it was killed at its last word
+            driver = who_drives(lease, _runs(context.instance, cluster.name), now)
+            if record.finished:  # the run that ended it was killed at its last word
+                return dg.SkipReason(driver) if driver else _run(context, record, "its end has not been reported", now)
+            attended = attend(rollout, ledger, now, driver=driver, actor=ACTOR, log=context.log.info)
         except OperationError as error:
             return dg.SkipReason(f"could not look: {error}")
-        record = ledger.record
-        if record is None or not why:
-            return dg.SkipReason(record.said if record else "no rollout has begun")
-        filters = dg.RunsFilter(statuses=[*COMING, *AT_WORK], tags={CLUSTER_TAG: cluster.name})
-        if driver := who_drives(lease, context.instance.get_run_records(filters), now):
-            return dg.SkipReason(f"{driver} goes on with it")
-        # The attempt is in the key: a key that was used once is never used again, not even after a failure.
-        key = f"{record.id}:{record.stage.name if record.stage else record.phase}:{int(now.timestamp()) // ATTEMPT_SECONDS}"
-        tags = {
-            CLUSTER_TAG: cluster.name,
-            "rollout": record.id,
-            "release": record.candidate.release[:12],
-            "actor": "rollout sensor",
-        }
-        context.log.info("%s: %s", cluster.name, why)
-        config = {"ops": {"find": {"config": {"cluster": cluster.name}}}}
-        return dg.SensorResult([dg.RunRequest(run_key=key, run_config=config, tags=tags)])
+        seen = [observation(attended, driver)] if attended.judged else []
+        if not attended.due:
+            why = f"{driver} goes on with it" if driver else attended.decision.why
+            return dg.SensorResult(skip_reason=why, asset_events=seen)
+        return _run(context, attended.record, attended.decision.why, now, seen)
 
     return sense
 
 
-def reason_to_go_on(rollout: "RolloutContext", ledger: "Ledger", now: datetime) -> str:
-    """Why a driver has something to do; empty when it has not. While a rollout waits, its candidate is looked after."""
-    from nexus_ops.rollouts.monitor import check_health
-    from nexus_ops.rollouts.operations import due
+def _run(
+    context: dg.SensorEvaluationContext,
+    record: "Record",
+    why: str,
+    now: datetime,
+    seen: Iterable[dg.AssetObservation] = (),
+) -> dg.SensorResult:
+    """Ask for a run that goes on with a rollout.
 
-    record = ledger.record
-    if record is None or record.finished:
-        return ""
-    if due(record, aborted=ledger.abort is not None, approved=ledger.approval is not None, now=now):
-        return "it is due"
-    if record.stage is None or not record.stage.watched:
-        return ""
-    health = check_health(rollout, record)
-    return health.reason if health.verdict == "fail" else ""
+    The attempt is in the key: a key that was used once is never used again, not even after a failure.
+    """
+    stage = record.stage.name if record.stage else "over"
+    key = f"{record.id}:{record.phase}:{stage}:{int(now.timestamp()) // ATTEMPT_SECONDS}"
+    config = {"ops": {"find": {"config": {"cluster": record.cluster}}}}
+    context.log.info("%s: %s", record.cluster, why)
+    request = dg.RunRequest(run_key=key, run_config=config, tags={**tags_of(record), "actor": ACTOR})
+    return dg.SensorResult([request], asset_events=list(seen))
+
+
+def observation(attended: "Attended", driver: str) -> dg.AssetObservation:
+    """A decision with its numbers, for the asset `canary_analysis`."""
+    record, decision, seen = attended.record, attended.decision, attended.observed
+    metadata: dict[str, Any] = {
+        "decision": decision.step,
+        "why": decision.why,
+        "verdict": seen.verdict or "-",
+        "verdict_reason": seen.verdict_reason or "-",
+        "blames": seen.blames or "-",
+        "stage": record.stage.name if record.stage else "over",
+        "phase": record.phase,
+        "weight_requested": record.weight,
+        "version": record.candidate.version,
+        "release": record.candidate.release,
+        "rollout": record.id,
+        "actor": driver or ACTOR,
+    }
+    # Numbers only where there are any: the UI plots them.
+    numbers = {"weight_observed": record.observed, "requests": seen.requests}
+    metadata |= {key: value for key, value in numbers.items() if value is not None}
+    return dg.AssetObservation(CANARY_ANALYSIS, partition=record.cluster, metadata=metadata)
+
+
+def _runs(instance: dg.DagsterInstance, cluster: str) -> Iterator[dg.RunRecord]:
+    """The runs that drive a cluster or are about to; Dagster is asked only when the first of them is wanted."""
+    yield from instance.get_run_records(dg.RunsFilter(statuses=[*COMING, *AT_WORK], tags={CLUSTER_TAG: cluster}))
 
 
 def who_drives(lease: dict[str, Any] | None, runs: Iterable[dg.RunRecord], now: datetime) -> str:

@@ -13,8 +13,8 @@ from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
 
 from nexus_ops import definitions
 from nexus_ops.definitions import defs
-from nexus_ops.jobs.deploy import AbortConfig, ApproveConfig, DeployConfig, RollbackConfig
-from nexus_ops.rollouts.strategy import BLUE_GREEN
+from nexus_ops.jobs.deploy import ApproveConfig, DeployConfig, RollbackConfig, WishConfig
+from nexus_ops.rollouts.strategy import CANARY, names
 from nexus_ops.sensors.watchdog import AUTOMATION, running_by_default
 
 HEAVY = (
@@ -48,10 +48,10 @@ def test_definitions_load_without_anything_heavy() -> None:
     assert loaded.isdisjoint(set(HEAVY) - set(json.loads(without)))
 
 
-@pytest.mark.parametrize("job", ["deploy", "rollback", "abort", "approve", "resume_rollout"])
-def test_every_rollout_job_shows_the_six_stages_in_order(job: str) -> None:
-    names = [node.name for node in defs.resolve_job_def(job).nodes_in_topological_order]
-    assert names[1:] == [stage.name.replace("-", "_") for stage in BLUE_GREEN]
+@pytest.mark.parametrize("job", ["deploy", "rollback", "abort", "approve", "unpause", "promote_full", "resume_rollout"])
+def test_every_rollout_job_shows_the_stages_in_order(job: str) -> None:
+    shown = [node.name for node in defs.resolve_job_def(job).nodes_in_topological_order]
+    assert shown[1:] == [name.replace("-", "_") for name in names(CANARY)]
 
 
 def test_what_safety_depends_on_runs_by_default() -> None:
@@ -85,6 +85,9 @@ def test_a_deploy_is_a_dry_run_unless_told_otherwise() -> None:
         ("rollback", "plan_back", {"cluster": "", "reason": "by hand"}),
         ("abort", "request_abort", {"cluster": "", "reason": "by hand"}),
         ("approve", "grant_approval", {"cluster": ""}),
+        ("pause", "request_pause", {"cluster": "", "reason": "by hand"}),
+        ("unpause", "end_pause", {"cluster": ""}),
+        ("promote_full", "request_promotion", {"cluster": "", "reason": "by hand"}),
     ],
 )
 def test_the_launchpad_opens_with_what_is_to_be_filled_in_and_nothing_else(
@@ -96,6 +99,10 @@ def test_the_launchpad_opens_with_what_is_to_be_filled_in_and_nothing_else(
     root = snapshot.config_schema_snapshot.get_config_snap(str(snapshot.mode_def_snaps[0].root_config_key))
     opened = yaml.safe_load(default_values_yaml_from_type_snap(snapshot.config_schema_snapshot, root))
     assert opened == {"ops": {op: {"config": fields}}}
-    config: dict[str, Any] = {"deploy": DeployConfig, "rollback": RollbackConfig, "abort": AbortConfig}
+    config: dict[str, Any] = {
+        "deploy": DeployConfig,
+        "rollback": RollbackConfig,
+        **dict.fromkeys(("abort", "pause", "promote_full"), WishConfig),
+    }
     described = config.get(job, ApproveConfig).model_fields.values()
     assert all(field.description for field in described)

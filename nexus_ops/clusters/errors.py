@@ -83,3 +83,7 @@ class BrokenFence(PermanentError):
 
 class NotReady(PermanentError):
     """A workload will not become ready by waiting; says why."""
+
+
+class Crashes(NotReady):
+    """A workload's own program ends again and again."""

@@ -117,6 +117,11 @@ class Fenced:
         """Set a Deployment's replicas."""
         return self._set(DEPLOYMENT, name, namespace, {"spec": {"replicas": replicas}})
 
+    def stamp(self, name: str, namespace: str) -> None:
+        """Put our fence on a Deployment and leave it as it is: what an earlier driver has on its way is refused then."""
+        if self.client.get(DEPLOYMENT, name, namespace) is not None:
+            self._set(DEPLOYMENT, name, namespace, lambda live: {"spec": {"replicas": live["spec"]["replicas"]}})
+
     def pin_floor(self, name: str, namespace: str, replicas: int) -> Object:
         """Set an autoscaler's lower bound, within its upper one."""
 

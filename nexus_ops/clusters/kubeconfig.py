@@ -25,8 +25,7 @@ def find_context(cluster: Cluster, given: Path | None = None) -> SingleConfig:
             target="topology.yaml",
             todo="Give it a kube context there, and enabled: true.",
         )
-    listed = [Path(part).expanduser() for part in os.environ.get("KUBECONFIG", "").split(os.pathsep) if part]
-    paths = [given] if given else listed or [Path("~/.kube/config").expanduser()]
+    paths = [given] if given else kubeconfig_files()
     where, known = os.pathsep.join(map(str, paths)), set[str]()
     for path in [path for path in paths if path.is_file()]:
         config = _read(path)
@@ -42,6 +41,12 @@ def find_context(cluster: Cluster, given: Path | None = None) -> SingleConfig:
         target=where,
         todo=f"Contexts there: {', '.join(sorted(known)) or 'none'}.",
     )
+
+
+def kubeconfig_files() -> list[Path]:
+    """The files of $KUBECONFIG, else ~/.kube/config; they need not be there."""
+    listed = [Path(part).expanduser() for part in os.environ.get("KUBECONFIG", "").split(os.pathsep) if part]
+    return listed or [Path("~/.kube/config").expanduser()]
 
 
 def _read(path: Path) -> KubeConfig:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from nexus_ops.clusters.client import DEPLOYMENT, POD, ClusterClient
-from nexus_ops.clusters.errors import ClusterUnreachable, NotReady
+from nexus_ops.clusters.errors import ClusterUnreachable, Crashes, NotReady
 from nexus_ops.clusters.watch import watch
 
 Object = dict[str, Any]
@@ -48,6 +48,8 @@ class Failed:
     pod: str | None = None
     container: str | None = None
     todo: str | None = None
+    crashes: bool = False
+    """Whether it is its own program that ends again and again."""
 
 
 def check_ready(
@@ -107,7 +109,7 @@ def _trouble(pod: Object, now: datetime, room: timedelta) -> Waiting | Failed | 
             continue
         if reason in HOPELESS:
             why = f"pod {name}: {HOPELESS[reason]} ({reason}: {waiting.get('message', '')}{_ended(container)})"
-            return Failed(why, pod=name, container=container.get("name"))
+            return Failed(why, pod=name, container=container.get("name"), crashes=reason == "CrashLoopBackOff")
     return None
 
 
@@ -144,7 +146,8 @@ def wait_ready(
                 said.pop(name, None)
             elif isinstance(found, Failed):
                 why = f"{found.why}{_last_lines(client, namespace, found)}"
-                raise NotReady(why, target=f"{client.name}/{name}", todo=found.todo)
+                error = Crashes if found.crashes else NotReady
+                raise error(why, target=f"{client.name}/{name}", todo=found.todo)
             else:
                 said[name] = found.why
         left = deadline - time.monotonic()

@@ -11,8 +11,10 @@ from nexus_ops.clusters.fence import Fenced
 from nexus_ops.clusters.settled import unsettled
 from nexus_ops.releases.rendering import Part
 from nexus_ops.rollouts.context import RolloutContext
+from nexus_ops.rollouts.decision import Works
 from nexus_ops.rollouts.observe import observe_pods
 from nexus_ops.rollouts.record import Record
+from nexus_ops.topology import Colour
 
 
 def sizes_of(context: RolloutContext, record: Record) -> dict[str, int]:
@@ -67,6 +69,16 @@ def pin_floors(context: RolloutContext, fenced: Fenced, record: Record) -> None:
         fenced,
         {f"{name}-{colour}": number for colour in colours for name, number in record.replicas.items()},
     )
+
+
+def scale_components(
+    context: RolloutContext, fenced: Fenced, colour: Colour, targets: Mapping[str, int], works: Works
+) -> None:
+    """Set the replicas of a colour's components. A worker's share is its autoscaler's floor, too, or it would undo it."""
+    floors = {name: number for name, number in targets.items() if number and works[name] == "worker"}
+    _set_floors(context, fenced, {f"{name}-{colour}": number for name, number in floors.items()})
+    space = context.cluster.namespace
+    at_once(lambda name: fenced.scale(f"{name}-{colour}", space, targets[name]), targets)
 
 
 def free_floors(context: RolloutContext, fenced: Fenced, record: Record) -> None:

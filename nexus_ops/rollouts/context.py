@@ -11,13 +11,15 @@ from nexus_ops.clusters.edge import edge_url
 from nexus_ops.releases.model import Release
 from nexus_ops.releases.rendering import Part, Rendering
 from nexus_ops.releases.store import ReleaseStore
-from nexus_ops.rollouts.machine import Works
+from nexus_ops.rollouts.decision import Works
 from nexus_ops.storage import ObjectStore
 from nexus_ops.topology import Cluster, Topology
 
 KEPT = 24
 _RENDERINGS: dict[tuple[str, str, str, Part], Rendering] = {}
 """Renderings of this process. A release never changes, and each stage of a run has a context of its own."""
+_WORKS: dict[tuple[str, str], Works] = {}
+"""The kinds of work of a release's components, which are asked for at every look."""
 
 
 def utc_now() -> datetime:
@@ -60,4 +62,9 @@ class RolloutContext:
 
     def works(self, release: str) -> Works:
         """The kind of work of each component of a release."""
-        return {name: component["work"] for name, component in self.release(release).components.items()}
+        key = (self.store.url, release)
+        if key not in _WORKS:
+            while len(_WORKS) >= KEPT * 10:
+                _WORKS.pop(next(iter(_WORKS)), None)
+            _WORKS[key] = {name: component["work"] for name, component in self.release(release).components.items()}
+        return _WORKS[key]

@@ -53,7 +53,7 @@ def judge_again(stored: bytes) -> Health:
 def _course(context: RolloutContext, record: Record, look: Look) -> dict[str, list[Series] | str]:
     """Each query over the time from the beginning of the watch to the look; in words where it cannot be had."""
     end = moment(look.time)
-    began = next((stage.started for stage in record.stages if stage.name == "monitor-health"), None)
+    began = next((stage.started for stage in record.stages if stage.kind == "bake"), None)
     start = moment(began) if began else end - timedelta(seconds=60)
     step = max(2, int((end - start).total_seconds()) // SAMPLES)
     times = {"start": str(start.timestamp()), "end": str(end.timestamp()), "step": str(step)}

@@ -16,8 +16,8 @@ from typing import Any
 from nexus_ops.errors import OperationError, PermanentError, TemporaryError
 from nexus_ops.releases.rendering import Rendering
 from nexus_ops.rollouts.context import RolloutContext
-from nexus_ops.rollouts.machine import Blame, Verdict
-from nexus_ops.rollouts.record import Record, moment
+from nexus_ops.rollouts.decision import Verdict
+from nexus_ops.rollouts.record import Blame, Record, moment
 from nexus_ops.topology import Colour
 
 Series = dict[str, Any]
@@ -100,8 +100,8 @@ def shortened(expression: str, seconds: int) -> str:
 
 
 def window_of(record: Record, now: datetime) -> int:
-    """Seconds that are looked back: as long as the candidate has had all traffic."""
-    began = next((stage.started for stage in record.stages if stage.name == "monitor-health"), None)
+    """Seconds that are looked back: as long as the candidate has been watched."""
+    began = next((stage.started for stage in record.stages if stage.kind == "bake"), None)
     served = int((now - moment(began)).total_seconds()) if began else 0
     return max(SHORTEST, min(served, LONGEST))
 
@@ -145,21 +145,26 @@ def judge(look: Look, candidate: Colour, baseline: Mapping[str, float]) -> Healt
     for labels in (series["metric"] for series in look.answers["alerts"]):
         known = labels["alertname"] in at_once or ("colour" not in labels and _alert(labels["alertname"]) in baseline)
         if not known and labels.get("colour", candidate) == candidate:
-            return Health("fail", f"the alert {labels['alertname']} fires", look)
+            blames: Blame = "release" if "colour" in labels else "platform"
+            return Health("fail", f"the alert {labels['alertname']} fires", look, blames)
     for name, worst in OF_PLATFORM.items():
         if not (values := _values(look.answers[name])):
             continue
         value, before = worst(values), baseline.get(name)
         if before is None or (value != before and worst((value, before)) == value):
             was = "it was not so" if before is None else f"it was {before:.0f}"
-            return Health("fail", f"{name}: {value:.0f}, {look.queries[name]} ({was} when the rollout began)", look)
+            return Health(
+                "fail", f"{name}: {value:.0f}, {look.queries[name]} ({was} when the rollout began)", look, "platform"
+            )
     requests, errors = (sum(_values(_own(look.answers[name], candidate))) for name in ("requests", "errors"))
     if requests < 1:
-        return Health("insufficient", "no request has reached the candidate yet, as far as Prometheus knows", look)
+        return Health(
+            "insufficient", "no request has reached the candidate yet, as far as Prometheus knows", look, requests=0
+        )
     if errors >= FEW_ERRORS and (bad := _own(look.answers[OF_COLOUR], candidate)):
         who = ", ".join(sorted(f"{one['metric'].get('component', '?')} {float(one['value'][1]):.1%}" for one in bad))
-        return Health("fail", f"{OF_COLOUR}: requests that the candidate fails: {who}", look)
-    return Health("pass", f"{errors / requests:.2%} errors over {requests:.0f} requests", look)
+        return Health("fail", f"{OF_COLOUR}: requests that the candidate fails: {who}", look, "release", requests)
+    return Health("pass", f"{errors / requests:.2%} errors over {requests:.0f} requests", look, requests=requests)
 
 
 def _alert(name: str) -> str:

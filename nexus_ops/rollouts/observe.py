@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 
 from nexus_ops.clusters.client import DEPLOYMENT, POD
 from nexus_ops.rollouts.context import RolloutContext
-from nexus_ops.rollouts.machine import Observed, Pods
+from nexus_ops.rollouts.decision import Observed, Pods
 from nexus_ops.rollouts.monitor import Health, check_health
-from nexus_ops.rollouts.record import Record
+from nexus_ops.rollouts.record import Record, moment
 from nexus_ops.rollouts.routers import Seen, TrafficRouter
 from nexus_ops.topology import Colour
 
@@ -47,23 +47,52 @@ def observe_pods(context: RolloutContext) -> dict[tuple[str, Colour], Pods]:
 def observe(context: RolloutContext, record: Record, router: TrafficRouter) -> tuple[Observed, Health | None]:
     """All that deciding needs, and what the verdict in it stands on.
 
-    The edge and the metrics are looked at only where the present stage does: before the switch nothing has been routed to
-    the candidate, and there is nothing to see.
+    The edge and the metrics are looked at only where it matters: before anything has been routed to the candidate there
+    is nothing to see, and a candidate whose traffic is to be taken away need not be looked at first.
     """
-    stage = record.stage
-    pods = observe_pods(context)
+    observed = Observed(observe_pods(context))
     if record.phase == "rolling-back":
-        if not record.applied:
-            return Observed(pods), None
-        return _with_edge(Observed(pods), router.look(record.candidate.colour)), None
-    if stage is None or not stage.weight or not record.weight:
-        return Observed(pods), None  # nothing has been requested yet that could be seen
-    seen = router.look(record.candidate.colour)
-    if not stage.watched:
-        return _with_edge(Observed(pods), seen), None
+        looked = record.applied and not record.weight
+        return _with_edge(observed, router.look(record.candidate.colour)) if looked else observed, None
+    if not serves(record):
+        return observed, None
     health = check_health(context, record)
-    judged = Observed(pods, None, health.verdict, health.reason, health.blames, health.requests)
-    return _with_edge(judged, seen), health
+    observed = replace(_judged(observed, health), weight=record.weight)
+    if record.observed == record.weight and _bakes(record, context.clock()):
+        return observed, health  # it was seen as the bake began, and is looked at again when it ends
+    return _with_edge(observed, router.look(record.candidate.colour)), health
+
+
+def glance(context: RolloutContext, record: Record) -> tuple[Observed, Health | None]:
+    """The same without asking at the edge: it is taken to be as it was requested.
+
+    Enough to see whether there is anything to do; whoever does it looks for himself.
+    """
+    observed = Observed(observe_pods(context), record.weight)
+    if record.phase == "rolling-back" or not serves(record):
+        return observed, None
+    health = check_health(context, record)
+    return _judged(observed, health), health
+
+
+def serves(record: Record) -> bool:
+    """Whether the candidate has traffic, and is judged by how it serves it."""
+    return record.stage is not None and record.stage.watched and record.weight > 0
+
+
+def _bakes(record: Record, now: datetime) -> bool:
+    """Whether the present stage only waits for its time to be over."""
+    return record.stage is not None and record.stage.until is not None and now < moment(record.stage.until)
+
+
+def _judged(observed: Observed, health: Health) -> Observed:
+    return replace(
+        observed,
+        verdict=health.verdict,
+        verdict_reason=health.reason,
+        blames=health.blames,
+        requests=health.requests,
+    )
 
 
 def _with_edge(observed: Observed, seen: Seen) -> Observed:

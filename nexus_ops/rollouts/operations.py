@@ -1,21 +1,23 @@
-"""What people and sensors do with rollouts: start one, abort or approve it, go back, see whether it is due."""
+"""What people and sensors do with rollouts: start one, abort, pause, promote or approve it, go back."""
 
 from __future__ import annotations
 
 import copy
 import socket
 import uuid
-from datetime import datetime
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from nexus_ops.clusters.client import CONFIG_MAP, NAMESPACE
 from nexus_ops.clusters.errors import Conflict
 from nexus_ops.clusters.fence import Fenced
 from nexus_ops.clusters.lease import acquire
 from nexus_ops.errors import PermanentError
+from nexus_ops.rollouts.bad import refusal
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.driver import LEASE
 from nexus_ops.rollouts.plan import RolloutActive, RolloutPlan, plan_rollout, read_ledger
-from nexus_ops.rollouts.record import NAME, Record, StageState, Wish, moment
+from nexus_ops.rollouts.record import NAME, WISHES, Blame, Ledger, Record, StageState, Wish
 from nexus_ops.rollouts.strategy import Settings, stages_of
 
 TRIES = 20
@@ -28,6 +30,10 @@ class NothingToDo(PermanentError):
 def start(context: RolloutContext, plan: RolloutPlan, actor: str) -> Record:
     """Store the plan, and begin: write the record under the lease. Refused while another rollout runs."""
     cluster = context.cluster
+    if plan.unchanged:
+        raise NothingToDo(
+            f"{plan.candidate.version} serves already, the same release: nothing to do.", target=cluster.name
+        )
     _ensure_namespace(context)
     digest = context.store.put_content("plans", plan.to_bytes())
     with acquire(
@@ -48,13 +54,15 @@ def start(context: RolloutContext, plan: RolloutPlan, actor: str) -> Record:
                 for index, stage in enumerate(stages_of(plan.settings))
             ),
             needs_approval=plan.needs_approval,
+            forced=plan.forced,
             plan=digest,
             updated=now,
         )
 
         def begin(data: dict[str, str]) -> dict[str, str]:
             # Looked at again as it is written: another start may have been first.
-            before = Record.from_json(data["record"]) if "record" in data else None
+            ledger = Ledger.from_data(data)
+            before = ledger.record
             if before is not None and not before.finished:
                 raise RolloutActive(
                     f"{before.candidate.version} is being rolled out.",
@@ -66,20 +74,75 @@ def start(context: RolloutContext, plan: RolloutPlan, actor: str) -> Record:
                 raise PermanentError(
                     "what serves has changed since the plan was made.", target=cluster.name, todo="Plan again."
                 )
-            return {"record": record.to_json()}
+            bad = next((one for one in ledger.bad if one.release == plan.candidate.release), None)
+            if bad is not None and not plan.forced:
+                raise refusal(bad)
+            kept = {key: value for key, value in data.items() if key not in WISHES}
+            return {**kept, "record": record.to_json()}
 
         fenced.write_config_map(NAME, cluster.ops_namespace, begin)
     return record
 
 
 def request_abort(context: RolloutContext, actor: str, reason: str) -> Record:
-    """Ask the running rollout to stop and go back; needs no lease, and wins over everything."""
-    return _wish(context, "abort", actor, reason)
+    """Ask the running rollout to stop and go back; needs no lease, and wins over everything.
+
+    One that is on its way back already does not keep its candidate for its logs any longer.
+    """
+    return _wish(context, "abort", lambda _: _Asked(actor, reason))
+
+
+def abort_by_verdict(context: RolloutContext, actor: str, reason: str, blames: Blame | None) -> bool:
+    """The same for a verdict that was seen while another one drives; False when the rollout goes back already."""
+
+    def ask(ledger: Ledger) -> _Asked:
+        if ledger.record is None or ledger.record.phase != "running" or ledger.abort is not None:
+            raise NothingToDo("it goes back already.", target=context.cluster.name)
+        return _Asked(actor, reason, blames=blames)
+
+    try:
+        _wish(context, "abort", ask)
+    except NothingToDo:
+        return False
+    return True
 
 
 def approve(context: RolloutContext, actor: str, reason: str = "") -> Record:
-    """Let the running rollout go on where it waits for a person."""
-    return _wish(context, "approval", actor, reason)
+    """Let the running rollout go on where it waits for a person; an error where it does not."""
+
+    def ask(ledger: Ledger) -> _Asked:
+        record = ledger.record
+        stage = record.stage if record else None
+        first = next((one.name for one in record.stages if one.weight), None) if record else None
+        if record is None or stage is None or not (stage.gate or (record.needs_approval and stage.name == first)):
+            raise NothingToDo(
+                f"nothing waits for an approval{f' in {stage.name}' if stage else ''}.",
+                target=context.cluster.name,
+                todo="A rollout that a person has to let go on says so in its record; give the approval then.",
+            )
+        return _Asked(actor, reason, about=stage.name)
+
+    return _wish(context, "approval", ask)
+
+
+def pause(context: RolloutContext, actor: str, reason: str) -> Record:
+    """Hold the running rollout where it is: judged as before, but nothing new begins."""
+    return _wish(context, "pause", lambda _: _Asked(actor, reason))
+
+
+def unpause(context: RolloutContext) -> Record:
+    """Take a pause back."""
+
+    def ask(ledger: Ledger) -> None:
+        if ledger.pause is None:
+            raise NothingToDo("the rollout is not paused.", target=context.cluster.name)
+
+    return _wish(context, "pause", ask)
+
+
+def promote(context: RolloutContext, actor: str, reason: str) -> Record:
+    """Let the running rollout skip the bakes and gates that are left. A verdict against it, and an abort, still count."""
+    return _wish(context, "promotion", lambda _: _Asked(actor, reason))
 
 
 def plan_rollback(context: RolloutContext) -> RolloutPlan | None:
@@ -91,30 +154,35 @@ def plan_rollback(context: RolloutContext) -> RolloutPlan | None:
         return None
     if record.phase != "done" or record.stable is None:
         raise NothingToDo("there is no earlier release to go back to.", target=context.cluster.name)
-    return plan_rollout(context, record.stable.version, record.settings)
+    # What served before is the way back, whatever was once thought of it; and going back is no experiment.
+    times = replace(record.settings, strategy="blue-green", gates=())
+    return plan_rollout(context, record.stable.version, times, force=True)
 
 
-def due(record: Record | None, *, aborted: bool, approved: bool, now: datetime) -> bool:
-    """Whether a driver has something to do now. Pure; the driver itself looks again."""
-    if record is None or record.finished:
-        return False
-    if aborted or record.phase == "rolling-back":
-        return True
-    stage = record.stage
-    if stage and stage.kind == "switch" and record.needs_approval and not approved:
-        return False
-    return stage is None or stage.until is None or now >= moment(stage.until)
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be written of a wish; its time comes with the writing."""
+
+    actor: str
+    reason: str
+    about: str = ""
+    blames: Blame | None = None
 
 
-def _wish(context: RolloutContext, key: str, actor: str, reason: str) -> Record:
-    wish = Wish(actor, reason, context.clock().isoformat()).to_json()
+def _wish(context: RolloutContext, key: str, ask: Callable[[Ledger], _Asked | None]) -> Record:
+    """Write what `ask` says into the ConfigMap as it is found there; None takes the wish back."""
     for _ in range(TRIES):
         found = context.client.get(CONFIG_MAP, NAME, context.cluster.ops_namespace)
-        record = read_record(found)
+        ledger = Ledger.from_data((found or {}).get("data") or {})
+        record = ledger.record
         if found is None or record is None or record.finished:
             raise NothingToDo("no rollout is running.", target=context.cluster.name)
+        asked = ask(ledger)
         changed = copy.deepcopy(found)
-        changed["data"][key] = wish
+        changed["data"].pop(key, None)
+        if asked is not None:
+            wish = Wish(asked.actor, asked.reason, context.clock().isoformat(), asked.about, asked.blames)
+            changed["data"][key] = wish.to_json()
         try:
             # The fence stays as it is: a wish is not a driver's write, it only has to be newer than what it answers.
             context.client.replace(changed, manager="nexus-operator")
@@ -122,12 +190,6 @@ def _wish(context: RolloutContext, key: str, actor: str, reason: str) -> Record:
             continue
         return record
     raise Conflict("the record changes faster than it can be written.", target=context.cluster.name, todo="Try again.")
-
-
-def read_record(found: dict[str, dict[str, str]] | None) -> Record | None:
-    """The record of the ConfigMap as it was read."""
-    data = (found or {}).get("data") or {}
-    return Record.from_json(data["record"]) if "record" in data else None
 
 
 def _ensure_namespace(context: RolloutContext) -> None:
@@ -141,4 +203,16 @@ def _ensure_namespace(context: RolloutContext) -> None:
             pass  # made by another at the same moment
 
 
-__all__ = ["NothingToDo", "Settings", "approve", "due", "plan_rollback", "plan_rollout", "request_abort", "start"]
+__all__ = [
+    "NothingToDo",
+    "Settings",
+    "abort_by_verdict",
+    "approve",
+    "pause",
+    "plan_rollback",
+    "plan_rollout",
+    "promote",
+    "request_abort",
+    "start",
+    "unpause",
+]

@@ -1,7 +1,8 @@
 """The record of a rollout: its whole truth, kept in the cluster that it changes.
 
-A ConfigMap holds it; writes are compare-and-swap under the fence. What other people ask of a rollout (abort, approve)
-stands beside it under keys of their own, so that they need no lease and a driver cannot overwrite them.
+A ConfigMap holds it; writes are compare-and-swap under the fence. What other people ask of a rollout (abort, approve,
+pause, promote) stands beside it under keys of their own, so that they need no lease and a driver cannot overwrite them;
+and so do the releases that have failed here, which outlive the rollout.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from nexus_ops.rollouts.strategy import Kind, Settings, Stage, known_stage
 from nexus_ops.topology import Colour
 
 Phase = Literal["running", "rolling-back", "done", "rolled-back"]
+Blame = Literal["release", "platform"]
+"""What a failure is laid at. A rollout that failed for the platform's sake leaves its release as good as it was."""
 Reason = Literal["DrainLate", "DrainEnded", "DrainKilled", "WeightUnseen", "RolledBack", "Blocked"]
 """Why an event was told: the words by which alerts are grouped."""
 NAME = "rollout"
@@ -45,6 +48,10 @@ class StageState:
     """When its bake or hold is over, once that has begun."""
     ended: str | None = None
     note: str = ""
+    verdict: str = ""
+    """By which it ended, where it was a bake."""
+    requests: float | None = None
+    """So many of the candidate's requests that verdict stood on; None: not measured."""
 
     @classmethod
     def of(cls, stage: Stage, *, started: str | None = None) -> StageState:
@@ -53,8 +60,8 @@ class StageState:
 
     @property
     def watched(self) -> bool:
-        """Whether the candidate is judged by its metrics in it."""
-        return self.kind in ("bake", "clean-up")
+        """Whether the candidate is judged by its metrics in it, once it has traffic."""
+        return self.weight > 0
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,10 @@ class Record:
     phase: Phase = "running"
     reason: str = ""
     """Why it is rolling back or has been rolled back."""
+    blames: Blame | None = None
+    """What that is laid at; None: at nothing that is known."""
+    forced: str = ""
+    """Why the release was held to be bad when it was rolled out all the same; empty: it was not."""
     applied: bool = False
     """Whether the candidate's objects have been applied."""
     verified: tuple[str, ...] = ()
@@ -119,6 +130,10 @@ class Record:
     """When it was requested."""
     observed: int | None = None
     """That share, once it was observed; None until then."""
+    unmeasured_since: str | None = None
+    """Since when the candidate serves and nothing can be said of it; None: it is measured."""
+    logs_until: str | None = None
+    """Until when a candidate that failed is kept without traffic."""
     needs_approval: str = ""
     """Why a person must approve before traffic moves; empty: nobody need."""
     baseline: dict[str, float] = field(default_factory=dict)
@@ -144,6 +159,11 @@ class Record:
     def stage(self) -> StageState | None:
         """The stage that runs now: the first that has not ended."""
         return next((stage for stage in self.stages if stage.ended is None), None)
+
+    @property
+    def may_have_handed_over(self) -> bool:
+        """Whether a driver of this rollout may have begun to move exclusive work: a late write of his could arrive."""
+        return self.phase == "rolling-back" or self.weight == 100
 
     def told(self, reason: Reason, component: str, colour: Colour) -> Event | None:
         """The event of this reason about a component of a colour."""
@@ -187,6 +207,10 @@ class Wish:
     actor: str
     reason: str
     time: str
+    about: str = ""
+    """The stage that it is about; empty: whichever."""
+    blames: Blame | None = None
+    """What is at fault, where a verdict has said so."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -197,20 +221,47 @@ class Wish:
 
 
 @dataclass(frozen=True)
+class BadRelease:
+    """A release that failed here, and why."""
+
+    release: str
+    version: str
+    rollout: str
+    cluster: str
+    time: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Ledger:
-    """All that the ConfigMap holds: the record, and the wishes about it."""
+    """All that the ConfigMap holds: the record, the wishes about it, and the releases that have failed here."""
 
     record: Record | None = None
     abort: Wish | None = None
     approval: Wish | None = None
+    pause: Wish | None = None
+    promotion: Wish | None = None
+    bad: tuple[BadRelease, ...] = ()
 
     @classmethod
     def from_data(cls, data: dict[str, str]) -> Ledger:
+        wishes = {key: Wish.from_json(data[key]) for key in WISHES if key in data}
         return cls(
             record=Record.from_json(data["record"]) if "record" in data else None,
-            abort=Wish.from_json(data["abort"]) if "abort" in data else None,
-            approval=Wish.from_json(data["approval"]) if "approval" in data else None,
+            bad=tuple(BadRelease(**one) for one in json.loads(data.get("bad", "[]"))),
+            **wishes,
         )
+
+
+WISHES = ("abort", "approval", "pause", "promotion")
+MOST_BAD = 50
+"""So many bad releases are remembered in a cluster; the object store forgets none."""
+
+
+def with_bad(data: dict[str, str], bad: BadRelease) -> dict[str, str]:
+    """The ConfigMap's data with one more bad release, each of them once."""
+    known = [one for one in json.loads(data.get("bad", "[]")) if one["release"] != bad.release]
+    return {**data, "bad": json.dumps([*known, asdict(bad)][-MOST_BAD:])}
 
 
 def _settings(document: dict[str, Any]) -> Settings:

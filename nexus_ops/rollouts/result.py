@@ -18,6 +18,8 @@ class DeploymentResult:
     before: str
     phase: str
     reason: str
+    blames: str
+    """What a rollback is laid at: release, platform, or nothing that is known (empty)."""
     rollout: str
     release: str
     plan: str
@@ -26,6 +28,8 @@ class DeploymentResult:
     verified: tuple[str, ...]
     evidence: dict[str, str]
     """Where in the object store it is kept what each verdict of monitoring stands on, by stage and verdict."""
+    bakes: tuple[str, ...]
+    """How each bake ended: share, verdict, and on how many requests."""
     events: tuple[str, ...]
     """What people were told, oldest first."""
 
@@ -46,8 +50,10 @@ class DeploymentResult:
         """What an operator would do now."""
         if self.phase == "done":
             return "Nothing. To go back: the job `rollback`."
+        if self.phase == "rolled-back" and self.blames == "release":
+            return "Read the reason, mend the release, and deploy a new version; this one is refused without `force`."
         if self.phase == "rolled-back":
-            return "Read the reason, mend the release, and deploy a new version."
+            return "Read the reason. The release itself was not found to be bad: it can be deployed again."
         return "Wait: the rollout sensor goes on by itself. To stop it: the job `abort`."
 
 
@@ -66,6 +72,7 @@ def result_of(record: Record) -> DeploymentResult:
         before=record.stable.version if record.stable else "nothing",
         phase=record.phase,
         reason=record.reason,
+        blames=record.blames or "",
         rollout=record.id,
         release=record.candidate.release,
         plan=record.plan,
@@ -73,5 +80,11 @@ def result_of(record: Record) -> DeploymentResult:
         timings=timings,
         verified=record.verified,
         evidence={f"{one.stage}: {one.verdict}": f"evidence/{one.digest}" for one in record.evidence},
+        bakes=tuple(
+            f"{stage.name}: {stage.verdict or 'skipped'}"
+            + (f", {stage.requests:.0f} requests" if stage.requests is not None else "")
+            for stage in record.stages
+            if stage.kind == "bake" and stage.ended
+        ),
         events=tuple(f"{event.reason}: {event.text}" for event in record.events),
     )

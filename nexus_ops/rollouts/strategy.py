@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-StrategyName = Literal["blue-green", "canary"]
+from nexus_ops.topology import RolloutDefaults, StrategyName
+
 Kind = Literal["validate", "deploy", "smoke", "bake", "switch", "clean-up"]
 """What a stage does. `bake`: give the candidate its share of the traffic, and watch it for a time; `switch`: give it all
 traffic, all workers and the exclusive work; `clean-up`: keep the old colour for a time, then scale it to zero."""
@@ -90,6 +91,12 @@ TITLES: dict[str, str] = {
     "cleanup-blue-environment": "keep the old colour as the way back, then scale it to zero",
     **{stage.name: f"give the candidate {stage.weight} % and watch it" for stage in CANARY if 0 < stage.weight < 100},
 }
+
+
+def settings_of(defaults: RolloutDefaults, **chosen: Any) -> Settings:
+    """The settings of a rollout: what was chosen for it (None: nothing was), else its environment's."""
+    values: dict[str, Any] = defaults.model_dump() | {key: value for key, value in chosen.items() if value is not None}
+    return Settings(**values)
 
 
 def names(stages: Iterable[Stage]) -> list[str]:

@@ -1,7 +1,7 @@
-"""The demo: the sandbox, the UI, and the platform deployed blue-green to staging and to production, as told in the terminal.
+"""The demo: the sandbox, the UI, and the platform deployed blue-green and by canary, as told in the terminal.
 
 Everything goes through Dagster's jobs, launched like from its UI. In the middle a run is killed, to show that it does
-not matter.
+not matter. At the end are two canaries: a healthy one, and one that makes five times the errors and is cut at 5 %.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,10 @@ from nexus_ops.sandbox import supervisor, ui
 from nexus_ops.topology import Topology, default_path
 
 STAGING, PRODUCTION = "staging-us-west-2", "production-us-west-2"
+USERS = 250.0
+"""Requests a second while there are canaries."""
+BAKE = 6
+"""Seconds for which each share of the healthy canary is watched."""
 LAUNCH = """
 mutation Launch($job: String!, $config: RunConfigData!, $tags: [ExecutionTag!], $assets: [AssetKeyInput!]) {
   launchRun(executionParams: {
@@ -65,20 +72,27 @@ class Demo:
         self.say("[bold]2. The UI[/]: Dagster's webserver and daemon")
         self.ui = ui.start(self.home, environment={"KUBECONFIG": self.state.kubeconfig})
         self.say(f"   [link={self.ui.url}]{self.ui.url}[/]")
-        self.say("[bold]3. Releases[/]: v1.0.0 and v1.1.0, rendered, checked, stored")
-        for environment in ("staging", "production"):
-            for version in ("v1.0.0", "v1.1.0"):
+        self.say("[bold]3. Releases[/]: v1.0.0, v1.1.0 and, for staging, v1.2.0; rendered, checked, stored")
+        for environment, versions in (
+            ("staging", ("v1.0.0", "v1.1.0", "v1.2.0")),
+            ("production", ("v1.0.0", "v1.1.0")),
+        ):
+            for version in versions:
                 self.build(environment, version)
         self.say("[bold]4. v1.0.0[/] to staging and to production: the first install")
         for cluster in (STAGING, PRODUCTION):
             self.deploy(cluster, "v1.0.0", monitor=10, hold=0)
-        self.say("[bold]5. v1.1.0[/] to staging, blue-green, under traffic")
-        self.deploy(STAGING, "v1.1.0", monitor=10, hold=5)
-        self.say("[bold]6. v1.1.0[/] to production; its run is killed with SIGKILL in the middle")
+        self.say("[bold]5. v1.1.0[/] to production, blue-green; its run is killed with SIGKILL in the middle")
         self.deploy(PRODUCTION, "v1.1.0", monitor=10, hold=5, kill=True)
+        with self.users(STAGING):
+            self.say("[bold]6. v1.1.0[/] to staging, as a canary: 5, 10, 25, 50, 100 % of the traffic, each judged")
+            self.deploy(STAGING, "v1.1.0", monitor=10, hold=5, bake=BAKE)
+            self.say("[bold]7. v1.2.0[/] to staging, as a canary: it makes five times the errors")
+            self.deploy(STAGING, "v1.2.0", monitor=10, hold=5, bake=BAKE * 20, ends="rolled-back")
         self.say(f"\n[bold green]Done[/] in {time.monotonic() - began:.0f} s. Both environments run v1.1.0.")
         self.say(f"Look at   {self.ui.url}/assets/deployment   what is deployed, with plan, timings and the way back")
         self.say(f"          {self.ui.url}/runs   every run; and the sensors under Automation")
+        self.say(f"          {self.ui.url}/assets/canary_analysis   each decision about the canaries, with its numbers")
         self.say("Try       the job `deploy` from the Launchpad: dry_run shows the plan; or the job `rollback`")
         self.say("End it    make down")
 
@@ -90,8 +104,18 @@ class Demo:
         self.wait_for_run(run)
         self.say(f"   {environment} {version}: built, gates passed")
 
-    def deploy(self, cluster: str, version: str, *, monitor: int, hold: int, kill: bool = False) -> None:
-        """Deploy and tell every stage as it happens, from the record in the cluster."""
+    def deploy(
+        self,
+        cluster: str,
+        version: str,
+        *,
+        monitor: int,
+        hold: int,
+        bake: int | None = None,
+        kill: bool = False,
+        ends: str = "done",
+    ) -> None:
+        """Deploy and tell every stage as it happens, from the record in the cluster. With `bake`, as a canary."""
         if self.version_of(cluster) == version:
             self.say(f"   {cluster} runs {version} already")
             return
@@ -99,42 +123,70 @@ class Demo:
             "cluster": cluster,
             "version": version,
             "dry_run": False,
+            "force": True,  # a demo that is begun again deploys again what has failed before
+            "strategy": "canary" if bake else "blue-green",
+            **({"bake_seconds": bake} if bake else {}),
+            "logs_seconds": 5,
             "monitor_seconds": monitor,
             "hold_seconds": hold,
         }
         tags = [{"key": "cluster", "value": cluster}, {"key": "actor", "value": "demo"}]
         run = self.launch("deploy", {"ops": {"plan": {"config": config}}}, tags)
         self.say(f"   {cluster}: run {run[:8]} launched")
-        self.follow(cluster, version, self.kill_at_switch(run) if kill else None)
+        self.follow(cluster, version, self.kill_at_switch(run) if kill else None, ends)
         if kill:
             self.say_who_ended(run, cluster)
         seen = self.ask_edge(cluster)
         self.say(f"   users of {cluster} are answered by {seen}")
 
-    def follow(self, cluster: str, version: str, interfere: Callable[[dict[str, Any]], bool] | None) -> None:
+    def follow(
+        self, cluster: str, version: str, interfere: Callable[[dict[str, Any]], bool] | None, ends: str = "done"
+    ) -> None:
         """Print what the record says, as it is written, until the rollout is over; each stage with the time it took."""
         told: set[str] = set()
-        for record in self.records(cluster, seconds=300):
+        for record in self.records(cluster, seconds=600):
             if record["candidate"]["version"] != version:
                 continue
             for stage in record["stages"]:
                 if stage["ended"] and stage["name"] not in told:
                     told.add(stage["name"])
-                    self.say(f"     [green]{stage['name']:26}[/] done in {_seconds(stage):.1f} s")
+                    self.say(f"     [green]{stage['name']:26}[/] done in {_seconds(stage):.1f} s{_judged(stage)}")
             current = next((stage["name"] for stage in record["stages"] if not stage["ended"]), "rollout")
             if record["said"] and record["said"] not in told and not record["said"].endswith(" is done"):
                 told.add(record["said"])
                 self.say(f"     [dim]{current:26}[/] {record['said']}")
             if interfere and interfere(record):
                 interfere = None
+            if record["phase"] == "rolling-back" and "cut" not in told and record["weight"] == 0:
+                told.add("cut")
+                self.say(f"     [bold red]cut[/]: {record['reason']}")
+            if record["phase"] == ends == "rolled-back":
+                why = f"blames the {record['blames']}" if record["blames"] else "blames nobody"
+                self.say(f"     [green]rolled back[/], as it should be: {why}; users never saw more than 5 % of it")
+                return
             if record["phase"] == "rolled-back":
                 todo = f"Look at it in the UI: {self.ui.url}/assets/deployment"
                 raise TemporaryError(f"{version} was rolled back: {record['reason']}", target=cluster, todo=todo)
             if record["phase"] == "done":
+                if ends != "done":
+                    raise TemporaryError(f"{version} was to be found bad, and serves.", target=cluster)
                 return
         raise TemporaryError(
             "the rollout did not end in time.", target=cluster, todo=f"Look at it in the UI: {self.ui.url}"
         )
+
+    @contextmanager
+    def users(self, cluster: str) -> Generator[None]:
+        """More users than the sandbox has by itself, so that a share of a few per cent is judged within seconds."""
+        found, at = self.topology.cluster(cluster), self.state.clusters[cluster]
+        arguments = ["--edge", at["edge"], "--host", self.topology.environment_of(found).host]
+        arguments += ["--services", at["services"], "--namespace", found.namespace, "--rate", str(USERS)]
+        process = subprocess.Popen([sys.executable, "-m", "nexus_ops.sandbox.traffic", *arguments])
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait()
 
     def records(self, cluster: str, seconds: float) -> Iterator[dict[str, Any]]:
         """The rollout's record each time that it is written, beginning with what is there."""
@@ -205,8 +257,11 @@ class Demo:
         return json.loads(answer.json()["data"]["record"]) if answer.status_code == 200 else None
 
     def version_of(self, cluster: str) -> str | None:
+        """What serves when the last rollout is over; None while one runs, or when nothing serves."""
         record = self.record(cluster)
-        return record["candidate"]["version"] if record and record["phase"] == "done" else None
+        if record is None or record["phase"] not in ("done", "rolled-back"):
+            return None
+        return (record["candidate"] if record["phase"] == "done" else record["stable"] or {}).get("version")
 
     def ask_edge(self, cluster: str) -> str:
         host = self.topology.environment_of(self.topology.cluster(cluster)).host
@@ -247,6 +302,14 @@ class Demo:
 def run(home: Path) -> None:
     """Run the demo from a state folder."""
     Demo(home, Console(highlight=False, soft_wrap=True)).run()
+
+
+def _judged(stage: dict[str, Any]) -> str:
+    """What a bake ended by."""
+    if not stage.get("verdict") or stage["kind"] != "bake":
+        return ""
+    requests = f" on {stage['requests']:.0f} requests" if stage.get("requests") is not None else ""
+    return f": {stage['verdict']}{requests}"
 
 
 def _seconds(stage: dict[str, Any]) -> float:

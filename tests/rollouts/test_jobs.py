@@ -61,11 +61,13 @@ def test_a_dry_run_changes_nothing_and_a_deploy_is_reported(platform: Platform, 
 
 def test_a_bad_candidate_fails_the_run_and_says_why(platform: Platform, instance: dg.DagsterInstance) -> None:
     platform.ensure("v1.0.0")
-    result = run(instance, "deploy", "plan", version="v1.4.0", dry_run=False, monitor_seconds=3, hold_seconds=1)
+    times = {"monitor_seconds": 3, "hold_seconds": 1, "logs_seconds": 0}
+    result = run(instance, "deploy", "plan", version="v1.4.0", dry_run=False, force=True, **times)
     assert not result.success
     said = reported(instance)
     assert said["summary"] == "v1.4.0 rolled back; v1.0.0 serves"
     assert "CrashLoopBackOff" in str(said["reason"])
+    assert said["blames"] == "release"
     assert platform.at_the_edge()[0] == "v1.0.0"
 
 
@@ -142,6 +144,7 @@ def test_a_candidate_that_fails_while_its_rollout_waits_goes_back_at_once(
     platform.admin("PUT", "/behaviours/v1.1.0", {"pnl": -25000})
     try:
         assert platform.eventually(lambda: bool(ask_sensor(instance)))
+        assert platform.at_the_edge()[0] == "v1.0.0", "the tick itself has taken the traffic away"
         assert platform.finish().state == "rolled-back"
     finally:
         platform.admin("PUT", "/behaviours/v1.1.0", {"pnl": 1200})

@@ -1,0 +1,359 @@
+"""The rollout machine in a model world, as a canary: shares, bakes, gates, pauses, verdicts, and the way back."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from rollout_world import SIZES, TIMES, World, edges, go_on, run, running, until, world
+
+from nexus_ops.rollouts.decision import Decision, Verdict
+from nexus_ops.rollouts.record import Wish
+from nexus_ops.rollouts.strategy import CANARY, Settings, names, stages_of
+from nexus_ops.topology import RolloutDefaults
+
+CANARY_TIMES = replace(TIMES, strategy="canary")
+
+
+def canary(**changes: object) -> World:
+    return world(times=replace(CANARY_TIMES, **changes))  # type: ignore[arg-type]
+
+
+def decides(made: World) -> Decision:
+    return made.decision()
+
+
+def test_the_traffic_goes_up_share_by_share_and_each_is_baked() -> None:
+    made = canary()
+    assert edges(made, range(400)) == [0, 5, 10, 25, 50, 100]
+    assert (made.record.phase, running(made, "green")) == ("done", SIZES)
+    baked = {stage.name: stage for stage in made.record.stages if stage.kind == "bake"}
+    assert list(baked) == ["canary-5", "canary-10", "canary-25", "canary-50", "monitor-health"]
+    for stage in baked.values():
+        assert stage.until
+        assert stage.ended
+        assert stage.ended >= stage.until, f"{stage.name} was cut short"
+
+
+def test_a_stage_bakes_as_long_as_it_says_and_each_environment_has_its_own_times() -> None:
+    times = Settings(strategy="canary", bake_seconds=7, monitor_seconds=11, hold_seconds=13)
+    assert [stage.bake_seconds for stage in stages_of(times)] == [0, 0, 0, 7, 7, 7, 7, 0, 11, 13]
+    assert RolloutDefaults(monitor_seconds=1, hold_seconds=1).bake_seconds == 300
+    made = until(canary(bake_seconds=40), "canary-10")
+    began = made.now
+    until(made, "canary-25")
+    assert made.now - began >= timedelta(seconds=40)
+
+
+def test_workers_share_by_replicas_and_are_never_fewer_than_before() -> None:
+    made = canary()
+    seen: dict[int, tuple[int, int]] = {}
+    for _ in range(400):
+        go_on(made, 1)
+        if made.record.stage and made.record.stage.until and made.record.weight < 100:
+            seen[made.record.weight] = (made.wanted["hunter", "green"], made.wanted["hunter", "blue"])
+        if made.record.finished:
+            break
+    assert seen == {5: (1, 3), 10: (1, 3), 25: (1, 3), 50: (2, 2)}
+
+
+def test_exclusive_work_moves_once_and_only_when_all_traffic_has() -> None:
+    made = until(canary(), "switch-traffic")
+    assert running(made, "green")["engine"] == 0
+    assert running(made, "blue")["engine"] == SIZES["engine"]
+    until(made, "monitor-health")
+    assert (running(made, "green")["engine"], running(made, "blue")["engine"]) == (SIZES["engine"], 0)
+
+
+def test_a_failing_verdict_cuts_at_the_share_where_it_is() -> None:
+    made = until(canary(), "canary-5")
+    go_on(made, 5)
+    assert made.edge == 5
+    made.verdict, made.blames = "fail", "release"
+    assert [made.step().step for _ in range(2)] == ["roll-back", "weight"], "nothing comes before the cut"
+    assert made.edge == 0
+    run(made)
+    assert (made.record.phase, made.record.blames, running(made, "blue")) == ("rolled-back", "release", SIZES)
+
+
+@pytest.mark.parametrize("stage", [name for name in names(CANARY) if name not in names(CANARY)[:3]])
+def test_a_verdict_against_the_candidate_counts_in_every_stage_in_which_it_serves(stage: str) -> None:
+    made = until(canary(), stage)
+    while not made.edge:
+        go_on(made, 1)
+    made.verdict = "fail"
+    assert made.step().step == "roll-back"
+    run(made)
+    assert (made.edge, running(made, "blue")) == (0, SIZES)
+
+
+def test_a_bake_without_a_verdict_goes_on_for_a_bounded_time_and_then_goes_back() -> None:
+    made = until(canary(), "canary-10")
+    made.verdict = "insufficient"
+    go_on(made, 20)
+    assert (made.edge, made.record.phase) == (10, "running"), "neither a pass nor an instant failure"
+    go_on(made, 20)
+    assert made.record.phase != "running"
+    assert "came to no verdict" in made.record.reason
+    assert run(made).record.blames is None, "nothing is known against the release"
+
+
+def test_a_verdict_that_comes_late_but_in_time_lets_the_bake_end() -> None:
+    made = until(canary(), "canary-10")
+    made.verdict = "insufficient"
+    go_on(made, 18)
+    made.verdict = "pass"
+    assert run(made).record.phase == "done"
+
+
+def test_a_candidate_of_which_nothing_can_be_measured_is_held_and_then_goes_back() -> None:
+    made = until(canary(bake_seconds=100), "canary-5")
+    go_on(made, 5)
+    made.verdict = "error"
+    go_on(made, 14)
+    assert (made.edge, made.record.phase) == (5, "running")
+    go_on(made, 5)
+    assert "nothing could be measured for" in made.record.reason
+    assert run(made).edge == 0
+
+
+def test_an_error_that_passes_is_forgotten() -> None:
+    made = until(canary(bake_seconds=60), "canary-5")
+    go_on(made, 3)
+    for _ in range(3):
+        made.verdict = "error"
+        go_on(made, 10)
+        made.verdict = "pass"
+        go_on(made, 3)
+    assert (made.record.phase, made.record.unmeasured_since) == ("running", None)
+
+
+def test_a_pass_on_too_few_requests_does_not_end_a_bake() -> None:
+    made = until(canary(min_requests=50), "canary-5")
+    made.requests = 49
+    go_on(made, 20)
+    assert made.record.stage
+    assert made.record.stage.name == "canary-5"
+    assert "49 of at least 50 requests were seen" in decides(made).why
+    made.requests = None
+    assert decides(made).step == "wait", "not measured is not enough"
+    made.requests = 50
+    assert run(made).record.phase == "done"
+
+
+def test_a_gate_waits_for_a_person_and_an_approval_is_for_one_gate_only() -> None:
+    made = until(canary(gates=("canary-10", "canary-25")), "canary-10")
+    go_on(made, 30)
+    assert (made.edge, decides(made).step) == (5, "approve")
+    made.approve()
+    until(made, "canary-25")
+    go_on(made, 30)
+    assert (made.edge, decides(made).step) == (10, "approve"), "the first approval is used up"
+    made.approve()
+    assert run(made).record.phase == "done"
+
+
+def test_a_candidate_that_waits_at_a_gate_is_judged_on() -> None:
+    made = until(canary(gates=("canary-25",)), "canary-25")
+    go_on(made, 10)
+    made.verdict = "fail"
+    assert run(made).record.phase == "rolled-back"
+
+
+def test_a_release_without_a_way_back_asks_before_its_first_share() -> None:
+    made = canary()
+    made.record = replace(made.record, needs_approval="schema 2 cannot go back")
+    go_on(made, 60)
+    assert (made.edge, decides(made).step) == (0, "approve")
+    made.approve()
+    assert run(made).record.phase == "done"
+
+
+def test_a_pause_holds_and_an_unpause_goes_on() -> None:
+    made = until(canary(), "canary-25")
+    go_on(made, 3)
+    made.pause = made.wish()
+    go_on(made, 200)
+    assert made.edge == 25
+    assert "somebody paused it: a hunch" in decides(made).why
+    made.pause = None
+    assert run(made).record.phase == "done"
+
+
+def test_a_pause_within_the_handover_brings_it_to_rest_first() -> None:
+    """Old pods of exclusive work stopped, new ones not started, and then a pause: nobody would execute anything."""
+    made = until(canary(), "switch-traffic")
+    while running(made, "blue")["engine"] == SIZES["engine"]:
+        go_on(made, 1)
+    made.pause = made.wish()
+    go_on(made, 60)
+    assert running(made, "green")["engine"] == SIZES["engine"]
+    assert made.record.stage
+    assert made.record.stage.name == "switch-traffic"
+
+
+@pytest.mark.parametrize("verdict", ["fail", "pass"])
+def test_a_paused_rollout_is_judged_and_aborted_as_any_other(verdict: Verdict) -> None:
+    made = until(canary(), "canary-25")
+    go_on(made, 3)
+    made.pause = made.wish()
+    go_on(made, 30)
+    made.verdict, made.aborted = verdict, verdict == "pass"
+    assert run(made).record.phase == "rolled-back"
+
+
+def test_a_promotion_skips_the_shares_that_are_left_and_all_gates_but_not_the_hold() -> None:
+    made = until(canary(gates=("canary-25",)), "canary-10")
+    go_on(made, 1)
+    made.promotion = made.wish()
+    assert edges(made, range(200))[-1] == 100
+    assert not {25, 50} & set(edges(made, range(200)))
+    assert made.record.phase == "done"
+    assert made.record.ended("cleanup-blue-environment")
+
+
+def test_a_promotion_does_not_go_past_the_point_of_no_return_unasked() -> None:
+    made = canary()
+    made.record = replace(made.record, needs_approval="schema 2 cannot go back")
+    made.promotion = made.wish()
+    go_on(made, 60)
+    assert (made.edge, decides(made).step) == (0, "approve")
+
+
+def test_a_candidate_that_failed_stays_for_its_logs_without_traffic_and_without_work_of_its_own() -> None:
+    made = until(canary(logs_seconds=60), "canary-25")
+    go_on(made, 4)
+    made.verdict = "fail"
+    go_on(made, 30)
+    assert (made.edge, running(made, "green")) == (0, {"orchestrator": 3, "hunter": 0, "engine": 0})
+    assert running(made, "blue") == SIZES
+    assert "its logs can be read" in decides(made).why
+    run(made)
+    made.let_pods_move(9)
+    assert set(running(made, "green").values()) == {0}
+
+
+def test_an_abort_after_the_failure_ends_the_time_for_the_logs() -> None:
+    made = until(canary(logs_seconds=600), "canary-25")
+    made.verdict = "fail"
+    go_on(made, 60)
+    assert decides(made).step == "wait"
+    made.aborted = True
+    go_on(made, 15)
+    assert made.record.phase == "rolled-back"
+
+
+def test_a_canary_that_was_rolled_back_can_be_tried_again() -> None:
+    """Retry of the same release: the candidate's objects are there, at zero, and its record begins anew."""
+    made = until(canary(), "canary-10")
+    made.aborted = True
+    run(made)
+    again = canary()
+    again.wanted, again.there, again.floors = made.wanted, made.there, made.floors
+    assert run(again).record.phase == "done"
+
+
+# ---------------------------------------------------------------------- what others' users complain of
+
+
+def test_complaint_old_pods_scaled_down_while_the_balancer_still_sends_to_them() -> None:
+    made = until(canary(), "cleanup-blue-environment")
+    made.edge = 50  # the balancer was set back behind our back
+    go_on(made, 60)
+    assert running(made, "blue")["orchestrator"] == SIZES["orchestrator"]
+
+
+def test_complaint_a_weight_asserted_but_never_observed() -> None:
+    made = until(canary(), "canary-10")
+    while made.record.weight != 10:
+        go_on(made, 1)
+    made.visible = False
+    go_on(made, 50)
+    assert made.record.stage
+    assert (made.record.observed, made.record.stage.until, made.edge) == (None, None, 10), "no bake has begun"
+    go_on(made, 20)
+    assert "traffic does not follow" in made.record.reason
+    assert made.record.blames is None
+
+
+def test_complaint_the_autoscaler_fights_the_rollout() -> None:
+    """Floors of the size that serves would scale a worker's share up again, in both colours, for ever."""
+    made = until(canary(bake_seconds=30), "canary-50")
+    go_on(made, 20)
+    assert made.floors == {("hunter", "green"): 2, ("hunter", "blue"): 2}
+    assert (running(made, "green")["hunter"], running(made, "blue")["hunter"]) == (2, 2)
+    made.verdict = "fail"
+    assert running(run(made), "blue") == SIZES
+
+
+@pytest.mark.parametrize("stage", ["canary-10", "switch-traffic", "monitor-health", "cleanup-blue-environment"])
+def test_complaint_abort_ignored_after_promote_full(stage: str) -> None:
+    made = until(canary(), "canary-10")
+    made.promotion = made.wish()
+    until(made, stage)
+    made.aborted = True
+    run(made)
+    assert (made.record.phase, made.edge, running(made, "blue")) == ("rolled-back", 0, SIZES)
+
+
+def test_complaint_a_breach_ignored_while_waiting_for_traffic() -> None:
+    made = until(canary(), "canary-10")
+    while made.record.weight != 10:
+        go_on(made, 1)
+    made.visible, made.verdict = False, "fail"
+    assert made.step().step == "roll-back"
+
+
+def test_complaint_a_failed_promotion_takes_the_app_down() -> None:
+    """A candidate whose pods die when it has all traffic: the stable copy is still whole, and gets the traffic back."""
+    made = until(canary(), "monitor-health")
+    made.healthy = False
+    go_on(made, 3)
+    assert running(made, "blue")["orchestrator"] == SIZES["orchestrator"]
+    made.verdict = "fail"
+    assert [made.step().step for _ in range(2)] == ["roll-back", "weight"]
+
+
+def test_complaint_a_quiet_service_rolled_back_for_lack_of_data() -> None:
+    made = until(canary(), "canary-5")
+    made.verdict = "insufficient"
+    for _ in range(15):
+        go_on(made, 1)
+        assert made.record.phase == "running"
+
+
+@pytest.mark.parametrize("crash", ["before", "after", "between"])
+def test_complaint_the_controller_killed_in_mid_rollout(crash: str) -> None:
+    """Every third step of the whole canary is cut short, by a driver that is then replaced."""
+    made = canary()
+    for number in range(900):
+        if number % 3 == 0:
+            made.step(crash)
+            made.take_over()
+        else:
+            made.step()
+        made.let_pods_move(1)
+        made.now += timedelta(seconds=1)
+        if made.record.finished:
+            break
+    assert (made.record.phase, made.edge, running(made, "green")) == ("done", 100, SIZES)
+
+
+def test_a_late_start_of_exclusive_work_is_refused() -> None:
+    """A driver frozen as it starts the new copy; the rollout is aborted and over when its write arrives."""
+    made = until(canary(), "switch-traffic")
+    while (
+        made.decision().step != "scale" or "engine" not in made.decision().targets or made.decision().colour == "blue"
+    ):
+        go_on(made, 1)
+    frozen = made.freeze()
+    made.aborted = True
+    run(made)
+    made.arrive(frozen)
+    made.let_pods_move(9)
+    assert (running(made, "green")["engine"], running(made, "blue")["engine"]) == (0, SIZES["engine"])
+
+
+def test_an_abort_by_a_verdict_carries_whom_it_blames() -> None:
+    made = until(canary(), "canary-10")
+    made.abort = Wish("rollout sensor", "errors", made.now.isoformat(), blames="release")
+    assert run(made).record.blames == "release"
