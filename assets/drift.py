@@ -1,4 +1,4 @@
-"""Drift: a check per cluster of what serves beside what its release states, and the schedule that evaluates it hourly."""
+"""Drift: a check per cluster of what serves beside what its release states, and the schedule that looks for any drift hourly."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +9,7 @@ import dagster as dg
 from nexus_ops import partitions
 from nexus_ops.assets.checking import tell_change
 from nexus_ops.assets.deployments import DEPLOYMENT
+from nexus_ops.assets.infrastructure import infrastructure_checks
 from nexus_ops.resources import NexusResource
 
 PATIENCE = 4.0
@@ -43,8 +44,8 @@ def drift_checks(context: dg.AssetCheckExecutionContext, nexus: NexusResource) -
 
 drift_of_all_clusters = dg.define_asset_job(
     "drift_of_all_clusters",
-    selection=dg.AssetSelection.checks(drift_checks),
-    description="What serves on each cluster, beside what its release states.",
+    selection=dg.AssetSelection.checks(drift_checks, infrastructure_checks),
+    description="What serves on each cluster beside its release; nodes and add-ons beside the topology.",
     tags={"actor": "drift schedule"},
 )
 

@@ -5,6 +5,7 @@ import dagster as dg
 from nexus_ops.assets.deployments import deployment
 from nexus_ops.assets.drift import drift_checks, drift_of_all_clusters, drift_schedule
 from nexus_ops.assets.health import health, health_checks, health_of_all_clusters, health_schedule
+from nexus_ops.assets.infrastructure import cluster_config, infrastructure_checks
 from nexus_ops.assets.releases import release, release_checks
 from nexus_ops.jobs.deploy import JOBS
 from nexus_ops.jobs.diff import diff
@@ -13,8 +14,8 @@ from nexus_ops.sensors.rollout import SENSORS
 from nexus_ops.sensors.watchdog import watchdog_of
 
 working = dg.Definitions(
-    assets=[release, deployment, health],
-    asset_checks=[*release_checks, health_checks, drift_checks],
+    assets=[release, deployment, health, cluster_config],
+    asset_checks=[*release_checks, health_checks, drift_checks, infrastructure_checks],
     jobs=[*JOBS, diff, health_of_all_clusters, drift_of_all_clusters],
     schedules=[health_schedule, drift_schedule],
     sensors=SENSORS,

@@ -13,3 +13,5 @@ TOPOLOGY = Topology.load(default_path())
 
 clusters = dg.StaticPartitionsDefinition([cluster.name for cluster in TOPOLOGY.enabled_clusters])
 environments = dg.StaticPartitionsDefinition(list(TOPOLOGY.environments))
+aws_clusters = dg.StaticPartitionsDefinition([one.name for one in TOPOLOGY.clusters.values() if one.cloud == "aws"])
+"""Those on AWS, the ones that do not exist yet among them: what makes them is needed first."""

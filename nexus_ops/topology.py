@@ -228,6 +228,8 @@ class Topology(Declaration):
 
     disaster_recovery: bool
     auto_failover: bool
+    kubernetes_version: Annotated[str, Field(pattern=r"^1\.[0-9]{2}$")]
+    """Minor version of every cluster's control plane and nodes, for example 1.32."""
     clouds: Mapping[str, Cloud]
     environments: Mapping[str, Environment]
     clusters: Mapping[str, Cluster]
@@ -283,6 +285,13 @@ class Topology(Declaration):
             for cluster in self.enabled_clusters
             if cluster.environment == environment and cluster.role == "primary"
         )
+
+    @model_validator(mode="after")
+    def _clouds_differ(self) -> Topology:
+        for role, uses in Counter(cloud.role for cloud in self.clouds.values()).items():
+            if uses > 1:
+                raise ValueError(f"clouds: {uses} clouds have the role {role}; allowed: one each")
+        return self
 
     @model_validator(mode="after")
     def _clusters_fit(self) -> Topology:

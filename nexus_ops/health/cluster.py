@@ -6,28 +6,18 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from nexus_ops.clusters.client import DEPLOYMENT, Kind
+from nexus_ops.clusters.client import DEPLOYMENT
 from nexus_ops.clusters.errors import ClusterUnreachable
 from nexus_ops.health.model import Finding, State, worst
+from nexus_ops.infrastructure.add_ons import SYSTEM, add_on
+from nexus_ops.infrastructure.drift import DAEMON_SET, NODE
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.topology import NodeGroup
 
 Object = dict[str, Any]
-NODE = Kind("v1", "Node")
-DAEMON_SET = Kind("apps/v1", "DaemonSet")
-SYSTEM = "kube-system"
 SLOW_SECONDS = 2.0
 """An API server that takes so long for its version number is in trouble."""
 PRESSURE = ("MemoryPressure", "DiskPressure", "PIDPressure", "NetworkUnavailable")
-WORKLOADS = {
-    "aws-load-balancer-controller": ("aws-load-balancer-controller",),
-    "cluster-autoscaler": ("cluster-autoscaler",),
-    "aws-ebs-csi-driver": ("ebs-csi-controller", "ebs-csi-node"),
-    "vpc-cni": ("aws-node",),
-    "coredns": ("coredns",),
-    "kube-proxy": ("kube-proxy",),
-}
-"""The workloads in kube-system that an EKS add-on consists of; one that is not listed is named like its workload."""
 
 
 def look_at_api_server(context: RolloutContext) -> Finding:
@@ -92,14 +82,14 @@ def judge_add_ons(workloads: Iterable[Object], add_ons: Iterable[str]) -> Findin
     if not pods:
         return Finding("unknown", f"{SYSTEM} shows no workloads, so that no add-on can be seen")
     states, problems, add_ons = list[State](), list[str](), list(add_ons)
-    for add_on in add_ons:
-        for name in WORKLOADS.get(add_on, (add_on,)):
+    for declared in add_ons:
+        for name in add_on(declared).workloads:
             if name not in pods:
                 states.append("failed")
-                problems.append(f"{add_on}: there is no {name}")
+                problems.append(f"{declared}: there is no {name}")
             elif pods[name][0] < pods[name][1] or not pods[name][1]:
                 states.append("degraded" if pods[name][0] else "failed")
-                problems.append(f"{add_on}: {name} has {pods[name][0]} of {pods[name][1]} pods ready")
+                problems.append(f"{declared}: {name} has {pods[name][0]} of {pods[name][1]} pods ready")
             else:
                 states.append("healthy")
     bad = len({problem.partition(":")[0] for problem in problems})

@@ -75,4 +75,17 @@ def build_release(
         router=described.router,
         images={name: found.images[name] for name in topology.components},
         database=found.database,
+        infrastructure=_infrastructure(topology),
     )
+
+
+def _infrastructure(topology: Topology) -> dict[str, Any]:
+    """Clouds by their role with their regions, the primary ones first, and what is declared of recovery."""
+    return {
+        "clouds": {
+            cloud.role: {"name": cloud.name, "regions": sorted(cloud.regions, key=lambda one: cloud.regions[one])}
+            for cloud in topology.clouds.values()
+        },
+        "disaster_recovery": topology.disaster_recovery,
+        "auto_failover": topology.auto_failover,
+    }

@@ -35,6 +35,8 @@ class Release:
     images: Mapping[str, str]
     """`registry/component:version@sha256:…` by component."""
     database: Database
+    infrastructure: Mapping[str, Any] | None = None
+    """What the topology said of clouds, regions and recovery. None in releases that were built before it was kept."""
 
     @property
     def digest(self) -> str:
@@ -43,7 +45,8 @@ class Release:
 
     def to_bytes(self) -> bytes:
         """Canonical JSON."""
-        return canonical({"format": 1, **asdict(self)})
+        # What an older release does not have is left out: its digest is of what was stored.
+        return canonical({"format": 1, **{key: value for key, value in asdict(self).items() if value is not None}})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Release:

@@ -75,6 +75,20 @@ def values_for(release: Release, cluster: Cluster, part: Part) -> dict[str, Any]
         "components": {
             name: _component(component, release.images[name], colour) for name, component in release.components.items()
         },
+        **_infrastructure(release.infrastructure),
+    }
+
+
+def _infrastructure(stated: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a release says of the infrastructure; the chart of an older one knows no such value, and refuses it."""
+    if stated is None:
+        return {}
+    return {
+        "infrastructure": {
+            "clouds": stated["clouds"],
+            "disasterRecovery": stated["disaster_recovery"],
+            "autoFailover": stated["auto_failover"],
+        }
     }
 
 

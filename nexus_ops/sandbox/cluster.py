@@ -90,7 +90,7 @@ def seed(store: Store, topology: Topology, cluster: Cluster, database: str) -> N
         for number in range(group.desired):
             room = {"cpu": group.cpu, "memory": group.memory, "pods": "58"}
             name = f"{group.name}-{number}"
-            labels = {**group.labels, "nexus.ai/node-group": group.name, "kubernetes.io/hostname": name, "topology.kubernetes.io/zone": f"{cluster.region}{'abc'[number % 3]}"}  # fmt: skip
+            labels = {**group.labels, "nexus.ai/node-group": group.name, "kubernetes.io/hostname": name, "node.kubernetes.io/instance-type": group.instance_type, "topology.kubernetes.io/zone": f"{cluster.region}{'abc'[number % 3]}"}  # fmt: skip
             status = {
                 "capacity": room, "allocatable": room, "nodeInfo": NODE_INFO,
                 "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "simulated"}],

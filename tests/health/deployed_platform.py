@@ -38,3 +38,20 @@ class Deployed:
         """Ask the sandbox's admin interface."""
         url = self.state.clusters[CLUSTER]["admin"] + path
         httpx.request(method, url, json=body, timeout=30).raise_for_status()
+
+
+def make_cluster(eks: Any, topology: Topology, name: str) -> None:
+    """A cluster in EKS as its ClusterConfig would have it. `eks`: a boto3 client."""
+    network = {"subnetIds": ["subnet-1", "subnet-2"], "securityGroupIds": ["sg-1"]}
+    role = "arn:aws:iam::123456789012:role/test"
+    eks.create_cluster(name=name, version=topology.kubernetes_version, roleArn=role, resourcesVpcConfig=network)
+    for group in topology.node_groups.values():
+        eks.create_nodegroup(
+            clusterName=name,
+            nodegroupName=group.name,
+            scalingConfig={"minSize": group.min, "maxSize": group.max, "desiredSize": group.desired},
+            instanceTypes=[group.instance_type],
+            labels=dict(group.labels),
+            subnets=network["subnetIds"],
+            nodeRole=role,
+        )

@@ -3,12 +3,15 @@
 from collections.abc import Generator
 from pathlib import Path
 
+import boto3
 import dagster as dg
 import pytest
-from deployed_platform import CLUSTER, VERSION, Deployed
+from deployed_platform import CLUSTER, VERSION, Deployed, make_cluster
+from moto import mock_aws
 
 from nexus_ops.assets.checking import last_evaluation
 from nexus_ops.assets.deployments import DEPLOYMENT
+from nexus_ops.assets.infrastructure import CLUSTER_CONFIG
 from nexus_ops.clusters.client import CONFIG_MAP
 from nexus_ops.definitions import defs
 
@@ -70,6 +73,44 @@ def test_a_cluster_that_cannot_be_seen_passes_nothing(
     away = verdict(instance, AWAY)
     assert (away.passed, away.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert (away.description or "").startswith("could not look: ")
+
+
+def test_nodes_are_as_declared_only_when_eks_says_so_too(
+    deployed: Deployed, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the nodes alone nobody knows how far a group may grow; and a sandbox shows no add-ons at all."""
+
+    def judged(name: str) -> dg.AssetCheckEvaluation:
+        found = last_evaluation(instance, dg.AssetCheckKey(CLUSTER_CONFIG, f"{name}_staging_us_west_2"))
+        assert found is not None
+        return found
+
+    for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    look(instance)
+    nodes, add_ons = judged("nodes"), judged("add_ons")
+    assert (nodes.passed, nodes.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert nodes.description == (
+        "not seen: the sizes of the node groups: EKS could not be asked: NoCredentialsError. Give nexus-ops credentials of AWS "
+        "that may describe clusters and node groups (docs/infrastructure.md)"
+    )
+    assert (add_ons.passed, add_ons.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "kube-system shows no workloads at all" in (add_ons.description or "")
+    with mock_aws():
+        eks = boto3.client("eks", region_name="us-west-2")
+        make_cluster(eks, deployed.topology, CLUSTER)
+        look(instance)
+        assert judged("nodes").passed, judged("nodes").description
+        eks.update_nodegroup_config(
+            clusterName=CLUSTER,
+            nodegroupName="agent-nodes",
+            scalingConfig={"minSize": 5, "maxSize": 9, "desiredSize": 5},
+        )
+        look(instance)
+    drifted = judged("nodes")
+    assert (drifted.passed, drifted.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert drifted.description == "agent-nodes may have 5 to 9 nodes; declared: 5 to 50"
 
 
 def test_the_job_diff_shows_what_a_release_would_change(deployed: Deployed, instance: dg.DagsterInstance) -> None:

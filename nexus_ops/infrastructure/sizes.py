@@ -1,0 +1,38 @@
+"""The node groups as a table: what they are, what they have, and what both colours of a release ask of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+
+from nexus_ops.releases.capacity import Capacity
+from nexus_ops.releases.quantities import amount
+from nexus_ops.topology import NodeGroup
+
+GIB = Decimal(2) ** 30
+
+
+def size_table(groups: Mapping[str, NodeGroup], asked: Iterable[Capacity] = ()) -> str:
+    """Markdown: a row for each group; `asked` is what a release's pods need of it, both colours at once."""
+    needs = {row.group: row for row in asked}
+    head = "| node group | instance | nodes min–desired–max | cores desired, at most | GiB desired, at most | both colours ask for |"
+    lines = [head, "|---|---|---|---|---|---|"]
+    for name, group in groups.items():
+        cpu, memory = amount(group.cpu), amount(group.memory) / GIB
+        need = needs.get(name)
+        asks = (
+            f"{need.cpu_used:g} cores, {need.memory_used:g} GiB: {need.nodes_used} of {need.nodes} nodes ({need.pods} pods)"
+            if need
+            else "-"
+        )
+        lines.append(
+            f"| {name} | {group.instance_type} | {group.min}–{group.desired}–{group.max} "
+            f"| {group.desired * cpu:f}, {group.max * cpu:f} | {group.desired * memory:f}, {group.max * memory:f} | {asks} |"
+        )
+    return "\n".join(lines)
+
+
+def numbers(groups: Mapping[str, NodeGroup], asked: Iterable[Capacity] = ()) -> dict[str, float]:
+    """What can be plotted: by group the nodes there may be, and those that both colours need."""
+    found = {f"{name}/nodes at most": float(group.max) for name, group in groups.items()}
+    return {**found, **{f"{row.group}/nodes both colours need": float(row.nodes_used) for row in asked}}
