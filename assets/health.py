@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import dagster as dg
 
 from nexus_ops import partitions
-from nexus_ops.assets.checking import report_check
+from nexus_ops.assets.checking import report_check, tell_change
 from nexus_ops.resources import NexusResource
 
 if TYPE_CHECKING:
@@ -25,6 +25,15 @@ DESCRIPTIONS: dict[What, str] = {
     "critical_probes": "no critical probe of the newest snapshot has failed; one that could see nothing is a warning.",
     "fresh": "the newest snapshot is at most 15 minutes old. The schedule looks each time before it launches a run.",
 }
+
+
+TABLE = dg.TableSchema(
+    [
+        *(dg.TableColumn(name) for name in ("probe", "state", "why", "what_next")),
+        dg.TableColumn("critical", "bool"),
+        dg.TableColumn("seconds", "float"),
+    ]
+)
 
 
 @dg.asset(
@@ -98,7 +107,7 @@ def look_at_all_clusters(
     # The UI shows a check as evaluated only when it is of the newest materialization.
     for name, (what, cluster) in CHECKS.items():
         if cluster in names:
-            report_check(context.instance, dg.AssetCheckKey(HEALTH, name), _evaluate(nexus, what, cluster))
+            _tell_and_report(context.instance, nexus, name, _evaluate(nexus, what, cluster))
     yield dg.Output(None)
 
 
@@ -120,8 +129,16 @@ def health_schedule(context: dg.ScheduleEvaluationContext, nexus: NexusResource)
             continue  # enabled since the definitions were loaded
         found = _evaluate(nexus, "fresh", cluster.name)
         if not found["passed"]:
-            report_check(context.instance, dg.AssetCheckKey(HEALTH, check_name("fresh", cluster.name)), found)
+            _tell_and_report(context.instance, nexus, check_name("fresh", cluster.name), found)
     return dg.RunRequest()
+
+
+def _tell_and_report(instance: dg.DagsterInstance, nexus: NexusResource, name: str, found: dict[str, Any]) -> None:
+    """Report a check; people are told when it begins to fail, and when it holds again."""
+    key, (what, cluster) = dg.AssetCheckKey(HEALTH, name), CHECKS[name]
+    title = f"Health of {cluster}" if what == "critical_probes" else f"Snapshots of {cluster}"
+    tell_change(instance, nexus.notifier(), key, title, found)
+    report_check(instance, key, found)
 
 
 def _connect(nexus: NexusResource, cluster: str) -> "Connect":
@@ -131,10 +148,11 @@ def _connect(nexus: NexusResource, cluster: str) -> "Connect":
 
 
 def _metadata(snapshot: "Snapshot", key: "SnapshotKey") -> dict[str, Any]:
-    from nexus_ops.health.report import numbers, table, what_next
+    from nexus_ops.health.report import numbers, rows, table, what_next
 
     return {
         "summary": dg.MetadataValue.md(table(snapshot)),
+        "probes": dg.TableMetadataValue([dg.TableRecord(row) for row in rows(snapshot)], TABLE),
         "state": snapshot.state,
         "what_next": dg.MetadataValue.md(what_next(snapshot)),
         "taken": dg.MetadataValue.timestamp(snapshot.taken),

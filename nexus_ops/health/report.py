@@ -17,6 +17,17 @@ def table(snapshot: Snapshot) -> str:
     return "\n".join([head, "", "| what | state | why | what next |", "|---|---|---|---|", *rows, "", note])
 
 
+def rows(snapshot: Snapshot) -> list[dict[str, str | float | bool]]:
+    """The same as records, for a table that a program can read."""
+    return [
+        {
+            "probe": result.probe, "state": result.state, "why": result.why, "what_next": result.todo or "-",
+            "critical": result.critical, "seconds": result.seconds,
+        }
+        for result in snapshot.results
+    ]  # fmt: skip
+
+
 def _name(result: Result) -> str:
     return f"**{result.probe}**" if result.critical else result.probe
 

@@ -149,6 +149,11 @@ def test_the_asset_shows_the_table_and_its_checks_judge_the_snapshot(
     shown = newest_of(instance, CLUSTER)
     assert "| **workloads** | 🟢 healthy | 36 of 36 pods ready of v1.0.0 (blue)" in shown["summary"]
     assert (shown["state"], shown["score"], shown["workloads/pods ready"]) == ("healthy", 3, 36)
+    records = [record.data for record in shown["probes"]]
+    assert [(record["probe"], record["state"]) for record in records[:2]] == [
+        ("API server", "healthy"),
+        ("nodes", "healthy"),
+    ]
     kept = load(deployed.store, SnapshotKey.parse(shown["stored"]))
     assert (kept.cluster, kept.state) == (CLUSTER, "healthy")
     evaluations = {one.check_name: one.passed for one in result.get_asset_check_evaluations()}
@@ -191,9 +196,16 @@ def test_every_check_is_of_the_newest_materialization(
         assert found.target_materialization_data.storage_id == newest.storage_id
 
 
-def test_a_failed_critical_probe_fails_the_check(deployed: Deployed, instance: dg.DagsterInstance) -> None:
+def test_a_failed_critical_probe_fails_the_check_and_is_told_once(
+    deployed: Deployed, instance: dg.DagsterInstance
+) -> None:
+    journal = deployed.home / "notifications.log"
+    journal.unlink(missing_ok=True)
     deployed.admin("POST", "/kill")
-    assert defs.resolve_job_def("health_of_all_clusters").execute_in_process(instance=instance).success
+    for _ in range(2):
+        assert defs.resolve_job_def("health_of_all_clusters").execute_in_process(instance=instance).success
+    told = [line for line in journal.read_text().splitlines() if f"Health of {CLUSTER}: API server failed" in line]
+    assert len(told) == 1
     found = checked(instance, "critical_probes", CLUSTER)
     assert found is not None
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
