@@ -83,8 +83,9 @@ CHECKS: dict[str, tuple[What, str]] = {
 def health_checks(context: dg.AssetCheckExecutionContext, nexus: NexusResource) -> Iterator[dg.AssetCheckResult]:
     """Judge the newest snapshot of every cluster, from the store."""
     for key in sorted(context.selected_asset_check_keys):
-        what, cluster = CHECKS[key.name]
-        yield dg.AssetCheckResult(check_name=key.name, **_evaluate(nexus, what, cluster))
+        found = _evaluate(nexus, *CHECKS[key.name])
+        _tell(context.instance, nexus, key, found)
+        yield dg.AssetCheckResult(check_name=key.name, **found)
 
 
 @dg.op(
@@ -133,11 +134,18 @@ def health_schedule(context: dg.ScheduleEvaluationContext, nexus: NexusResource)
     return dg.RunRequest()
 
 
-def _tell_and_report(instance: dg.DagsterInstance, nexus: NexusResource, name: str, found: dict[str, Any]) -> None:
-    """Report a check; people are told when it begins to fail, and when it holds again."""
-    key, (what, cluster) = dg.AssetCheckKey(HEALTH, name), CHECKS[name]
+def _tell(instance: dg.DagsterInstance, nexus: NexusResource, key: dg.AssetCheckKey, found: dict[str, Any]) -> None:
+    """People are told when a check begins to fail, and when it holds again. Before it is reported: its last verdict is
+    the memory of what was told."""
+    what, cluster = CHECKS[key.name]
     title = f"Health of {cluster}" if what == "critical_probes" else f"Snapshots of {cluster}"
     tell_change(instance, nexus.notifier(), key, title, found)
+
+
+def _tell_and_report(instance: dg.DagsterInstance, nexus: NexusResource, name: str, found: dict[str, Any]) -> None:
+    """A check that no check step of a run evaluates."""
+    key = dg.AssetCheckKey(HEALTH, name)
+    _tell(instance, nexus, key, found)
     report_check(instance, key, found)
 
 

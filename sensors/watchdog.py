@@ -78,7 +78,10 @@ def watchdog_of(instigators: Iterable[object]) -> Watchdog:
         beat = Heartbeat.load(nexus.store())
         found = look(context.instance, watched, beat.since if beat else now, now)
         for key in sorted(context.selected_asset_check_keys):
-            yield dg.AssetCheckResult(check_name=key.name, **_verdict(found[key.name]))
+            verdict = _verdict(found[key.name])
+            # The last verdict is the memory of what people were told: who reports one, tells.
+            tell_change(context.instance, nexus.notifier(), key, f"Automation: {names[key.name]}", verdict)
+            yield dg.AssetCheckResult(check_name=key.name, **verdict)
 
     @dg.sensor(
         name="watchdog",

@@ -165,7 +165,7 @@ class ClusterClient:
                 f"the API server's proxy did not answer: {type(error).__name__}.", target=self.name
             ) from None
 
-    # ------------------------------------------------------------------ writing (only clusters.fence calls these)
+    # ------------------------------------ writing (only clusters.fence calls these, and clusters.dry_run, which stores nothing)
 
     def apply(self, obj: Object, *, manager: str, force: bool = False, dry_run: bool = False) -> Object:
         """Server-side apply. A field owned by another manager is a `FieldConflict`, unless forced."""
