@@ -149,7 +149,7 @@ def test_the_asset_shows_the_table_and_its_checks_judge_the_snapshot(
     shown = newest_of(instance, CLUSTER)
     assert "| **workloads** | 🟢 healthy | 36 of 36 pods ready of v1.0.0 (blue)" in shown["summary"]
     assert (shown["state"], shown["score"], shown["workloads/pods ready"]) == ("healthy", 3, 36)
-    records = [record.data for record in shown["probes"]]
+    records = [record.data for record in shown["probes"].records]
     assert [(record["probe"], record["state"]) for record in records[:2]] == [
         ("API server", "healthy"),
         ("nodes", "healthy"),
