@@ -126,6 +126,12 @@ class StreamWriter:
             self.cut()
         self._buffer += view
 
+    def append(self, data: Data) -> None:
+        """Append bytes that stay together: if need be they begin a bundle, or make one that is larger than others."""
+        if self._buffer and len(data) > self.room:
+            self.cut()
+        self._buffer += data
+
     def mark(self, entry: Entry) -> None:
         """Note what the bundle under construction holds."""
         self._entries.append(entry)

@@ -224,6 +224,8 @@ class Postgres(Part):
     data_checksums: bool = False
     tablespaces: tuple[Tablespace, ...] = ()
     databases: tuple[str, ...] = ()
+    superuser: str = ""
+    """The name of the first role, who may do everything: a scratch server is asked by it."""
     wal: tuple[WalFile, ...] = ()
 
     @property

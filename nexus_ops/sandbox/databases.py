@@ -21,11 +21,10 @@ from typing import Any, cast
 from aiohttp import web
 
 from nexus_ops.errors import PermanentError, TemporaryError
-from nexus_ops.sandbox.executables import die_with_parent
 from nexus_ops.sandbox.kube.registry import Registry, Request
 from nexus_ops.sandbox.kube.store import Store
-from nexus_ops.sandbox.users import become, give, ordinary_user
 from nexus_ops.topology import Cluster
+from nexus_ops.users import become, die_with_parent, give, ordinary_user
 
 MAJOR = 16
 """PostgreSQL's major version; the package carries others too."""

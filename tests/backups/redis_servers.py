@@ -14,8 +14,8 @@ from nexus_ops.backups.redis_restore import slot_of
 from nexus_ops.backups.redis_scratch import server_program
 from nexus_ops.backups.redis_topology import observe
 from nexus_ops.backups.redis_wire import Address, Connection, RedisRefused, RedisUnreachable, info
-from nexus_ops.sandbox.executables import die_with_parent
 from nexus_ops.sandbox.processes import free_port
+from nexus_ops.users import die_with_parent
 
 CLUSTERED = {"cluster-enabled": "yes", "cluster-node-timeout": "2000"}
 FAR = 4102444800000

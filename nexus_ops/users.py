@@ -13,11 +13,16 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from nexus_ops.sandbox.executables import LIBC, die_with_parent
-
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
 PR_SET_KEEPCAPS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 8, 47, 2
 CAPABILITY_VERSION_3 = 0x20080522
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
+
+
+def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """For a child about to be started: get a signal when its parent ends, however that happens (prctl(2))."""
+    LIBC.prctl(PR_SET_PDEATHSIG, number)
 
 
 def ordinary_user() -> pwd.struct_passwd | None:
