@@ -9,6 +9,7 @@ import sys
 
 from benchmarks import (
     bench_apply,
+    bench_backups,
     bench_definitions,
     bench_judge,
     bench_render,
@@ -24,6 +25,7 @@ BENCHES = {
     "definitions": bench_definitions.bench,
     "render": bench_render.bench,
     "apply": bench_apply.bench,
+    "backups": bench_backups.bench,
     "judge": bench_judge.bench,
     "sandbox": bench_sandbox.bench,
     "rollout": bench_rollout.bench,

@@ -134,10 +134,14 @@ class ObjectStore:
 
     def get(self, key: str) -> bytes:
         """The bytes of a key, or `NotStored`."""
+        return bytes(self.view(key))
+
+    def view(self, key: str) -> memoryview:
+        """The bytes of a key as the store handed them out, not copied, or `NotStored`."""
         import obstore
 
         try:
-            return bytes(obstore.get(self._backend, _checked(key)).bytes())
+            return memoryview(obstore.get(self._backend, _checked(key)).bytes())
         except FileNotFoundError:
             self._must_exist()
             raise NotStored("nothing is stored.", target=self._name(key)) from None

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from threading import Lock
 from typing import Literal, TypeVar
 
 from nexus_ops.backups.encryption import BadKey, Identity
@@ -20,6 +21,8 @@ from nexus_ops.storage import NotStored, ObjectStore, digest_of
 Damage = Literal["missing", "truncated", "swapped", "modified", "undecodable"]
 Data = bytes | bytearray | memoryview
 Thing = TypeVar("Thing")
+AHEAD = 2
+"""Bundles that are read before they are asked for. More would only fill the memory."""
 
 
 class DamagedBundle(PermanentError):
@@ -51,12 +54,14 @@ class BundleReader:
             raise BadKey("this identity is not among those it was encrypted to.", target=f"backup {manifest.id}")
         self.store, self.manifest, self.identity, self.workers = store, manifest, identity, workers
         self.meter = meter or Meter()
+        self._decrypting = Lock()
+        """age lets nobody else work meanwhile: two at once would only take memory twice."""
         self._by_hash = {bundle.stored_sha256: bundle.key for stream in manifest.streams for bundle in stream.bundles}
 
-    def stored(self, bundle: Bundle) -> bytes:
+    def stored(self, bundle: Bundle) -> memoryview:
         """The object as it is stored, if it is the one of the manifest, else `DamagedBundle`."""
         try:
-            data = self.store.get(f"{self.manifest.place}/{bundle.key}")
+            data = self.store.view(f"{self.manifest.place}/{bundle.key}")
         except NotStored:
             raise DamagedBundle("missing", bundle, "nothing is stored under its key") from None
         digest = digest_of(data)
@@ -77,7 +82,8 @@ class BundleReader:
             if self.identity is None:
                 raise BadKey("the backup is encrypted and no identity was named.", target=f"backup {self.manifest.id}")
             try:
-                data = self.identity.decrypt(data)
+                with self._decrypting:
+                    data = self.identity.decrypt(data)
             except ValueError:
                 raise DamagedBundle("undecodable", bundle, "it does not decrypt") from None
         if stream.compression == "zstd" and stream.compressed_by == "client":
@@ -88,14 +94,14 @@ class BundleReader:
         return data
 
     def read(self, stream: Stream) -> Iterator[Data]:
-        """The raw bytes of a stream, in order; the next bundles are read meanwhile."""
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="bundle") as pool:
+        """The raw bytes of a stream, in order; the next two bundles are read meanwhile."""
+        with ThreadPoolExecutor(AHEAD, thread_name_prefix="bundle") as pool:
             ahead: deque[Future[Data]] = deque()
             try:
                 for bundle in stream.bundles:
-                    ahead.append(pool.submit(self.raw, bundle, stream))
-                    if len(ahead) > self.workers:
+                    if len(ahead) == AHEAD:
                         yield ahead.popleft().result()
+                    ahead.append(pool.submit(self.raw, bundle, stream))
                 while ahead:
                     yield ahead.popleft().result()
             finally:

@@ -1,0 +1,273 @@
+"""Backups and restores of PostgreSQL, beside the first plan's pipeline and what others use, on one database in one run.
+
+`python -m benchmarks backups`; NEXUS_BENCH_MB is the size of the database (2000), NEXUS_BENCH_MAJOR the server's version (15).
+Every way runs in a process of its own, and all but pgBackRest store into the same S3 on loopback.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks.measure import leave_out, say
+from nexus_ops.backups.bundles import Packing
+from nexus_ops.backups.catalogue import Catalogue
+from nexus_ops.backups.encryption import Identity, write_identity
+from nexus_ops.backups.manifest import Place
+from nexus_ops.backups.postgres.logical import back_up_logical
+from nexus_ops.backups.postgres.logical_restore import restore_logical
+from nexus_ops.backups.postgres.physical import back_up
+from nexus_ops.backups.postgres.programs import Instance, Programs, initialise
+from nexus_ops.backups.postgres.restore import restore
+from nexus_ops.backups.reading import BundleReader
+from nexus_ops.errors import OperationError, PermanentError
+from nexus_ops.storage import ObjectStore
+from nexus_ops.users import become, give, ordinary_user
+
+BUCKET = "bench"
+PLACE = Place("production-us-west-2", "postgresql")
+AWS = {
+    "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-west-2", "AWS_REGION": "us-west-2",
+    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required", "AWS_ALLOW_HTTP": "true",
+}  # fmt: skip
+ROWS = """
+CREATE TABLE trades (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz, data jsonb);
+INSERT INTO trades (at, data) SELECT 'epoch'::timestamptz + n * interval '1 s', jsonb_build_object('pair', 'SEI/USDC',
+    'venue', md5((n % 50)::text), 'amount', n * 1.25, 'order', md5(n::text)) FROM generate_series(1, {rows}) n;
+CREATE INDEX ON trades (at);
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one way took; memory is that of its largest process (MB)."""
+
+    seconds: float
+    cpu: float
+    peak: float
+
+
+@dataclass
+class Scene:
+    """A filled server, an S3, keys and a folder."""
+
+    folder: Path
+    server: Instance
+    environment: dict[str, str]
+
+    def run(self, command: Sequence[str] | str, *, as_server: bool = False) -> Run:
+        """Run a command, or a pipeline; PermanentError with its last words when it fails."""
+        argv = ["bash", "-o", "pipefail", "-c", command] if isinstance(command, str) else list(command)
+        log = self.folder / "command.log"
+        began = time.monotonic()
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                argv, env=self.environment, cwd=self.folder, stdout=out, stderr=out, stdin=subprocess.DEVNULL,
+                preexec_fn=become(ordinary_user(), signal.SIGTERM) if as_server else None,
+            )  # fmt: skip
+            _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.monotonic() - began
+        if process.returncode != 0:
+            last = (log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
+            raise PermanentError(f"{argv[-1][:60]} failed: {last}")
+        return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+    def ours(self, what: str, *arguments: str) -> Run:
+        """One of our own ways, in a process of its own."""
+        return self.run([sys.executable, "-m", "benchmarks.bench_backups", what, *arguments])
+
+    def program(self, name: str) -> str:
+        return self.server.programs.path(name)
+
+
+def bench() -> None:
+    """All rows."""
+    size = int(os.environ.get("NEXUS_BENCH_MB", "2000"))
+    major = int(os.environ.get("NEXUS_BENCH_MAJOR", "15"))
+    folder = Path(tempfile.mkdtemp(prefix="nexus-bench-"))
+    os.chmod(folder, 0o755)
+    s3 = port = None
+    try:
+        programs = Programs.find(major)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        s3 = subprocess.Popen(
+            [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        initialise(programs, folder / "data")
+        with Instance(programs, folder / "data", superuser="postgres", settings={"shared_buffers": "256MB"}) as server:
+            _fill(server, size)
+            environment = {
+                **os.environ, **AWS, "PGHOST": str(server.socket), "PGUSER": "postgres", "PGPORT": "5432",
+                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "PYTHONPATH": str(Path(__file__).parents[1]),
+            }  # fmt: skip
+            scene = Scene(folder, server, environment)
+            _bucket(environment)
+            write_identity(folder / "identity.txt")
+            _all(scene, size)
+    finally:
+        if s3 is not None:
+            s3.terminate()
+            s3.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _all(scene: Scene, size: int) -> None:
+    title = f"{size} MB, PostgreSQL {scene.server.programs.major}"
+    seed_dump, seed_load = _seed(scene)
+    floor = scene.run([scene.program("pg_basebackup"), "--target=blackhole", "-X", "fetch", "-c", "fast"])
+    physical = scene.ours("take", scene.server.dsn)
+    back = scene.ours("restore", str(scene.folder / "restored"))
+    say(f"back up, physical ({title})", physical.seconds, "s", "pg_dump | gzip | s3 cp", seed_dump.seconds)
+    say("the same", physical.seconds, "s", "floor: pg_basebackup to nowhere", floor.seconds)
+    say("the same, memory", physical.peak, "MB", "goal", 150)
+    say("restore it, start, ask", back.seconds, "s", "s3 cp | gunzip | psql", seed_load.seconds)
+    say("the same, memory", back.peak, "MB", "goal", 150)
+    shutil.rmtree(scene.folder / "restored", ignore_errors=True)
+    _others(scene, physical, back)
+    logical = scene.ours("take-logical", scene.server.dsn)
+    loaded = scene.ours("restore-logical", scene.server.dsn)
+    say("back up, logical", logical.seconds, "s", "pg_dump | gzip | s3 cp", seed_dump.seconds)
+    say("the same, memory", logical.peak, "MB", "goal", 150)
+    say("restore it", loaded.seconds, "s", "s3 cp | gunzip | psql", seed_load.seconds)
+    directory = scene.folder / "directory"
+    dumped = scene.run([scene.program("pg_dump"), "-Fd", "-j2", "-f", str(directory), "bench"])
+    scene.run([scene.program("createdb"), "loaded"])
+    reloaded = scene.run([scene.program("pg_restore"), "-j2", "-d", "loaded", str(directory)])
+    say("back up, logical", logical.seconds, "s", "pg_dump -Fd -j2, to a local folder", dumped.seconds)
+    say("restore it", loaded.seconds, "s", "pg_restore -j2, from a local folder", reloaded.seconds)
+
+
+def _seed(scene: Scene) -> tuple[Run, Run]:
+    """The first plan's way, and back."""
+    aws = shutil.which("aws")
+    if aws is None:
+        raise PermanentError("the first plan's pipeline needs the AWS command line (PyPI: awscli).")
+    key = f"s3://{BUCKET}/seed.sql.gz"
+    dump = scene.run(f"{scene.program('pg_dump')} bench | gzip | {aws} s3 cp - {key}")
+    scene.run([scene.program("createdb"), "seed"])
+    load = scene.run(f"{aws} s3 cp {key} - | gunzip | {scene.program('psql')} -q seed")
+    scene.run([scene.program("dropdb"), "seed"])
+    return dump, load
+
+
+def _others(scene: Scene, physical: Run, back: Run) -> None:
+    plain = scene.folder / "plain"
+    plain.mkdir(mode=0o700)
+    give(plain, ordinary_user())
+    command = [scene.program("pg_basebackup"), "-D", str(plain), "-Ft", "-X", "fetch", "-c", "fast"]
+    if scene.server.programs.major == 15:
+        command.append("--compress=server-zstd:level=1,workers=2")
+    based = scene.run(command, as_server=True)
+    shutil.rmtree(plain)
+    say("back up, physical", physical.seconds, "s", "pg_basebackup -Ft, to a local folder", based.seconds)
+    program = shutil.which("pgbackrest")
+    if program is None:
+        leave_out("back up, physical", "pgBackRest is not installed")
+        return
+    try:
+        taken, restored = _pgbackrest(scene, program)
+    except OperationError as error:
+        leave_out("back up, physical", f"pgBackRest: {error.problem}")
+        return
+    say("back up, physical", physical.seconds, "s", "pgBackRest, 2 processes, to a local folder", taken.seconds)
+    say("restore it, start, ask", back.seconds, "s", "pgBackRest, not started", restored.seconds)
+
+
+def _pgbackrest(scene: Scene, program: str) -> tuple[Run, Run]:
+    repository, target = scene.folder / "pgbackrest", scene.folder / "pgbackrest-restored"
+    for path in (repository, target):
+        path.mkdir(mode=0o700)
+        give(path, ordinary_user())
+    settings = [
+        "--stanza=bench", f"--repo1-path={repository}", f"--pg1-socket-path={scene.server.socket}", "--pg1-user=postgres",
+        f"--log-path={repository}", f"--lock-path={repository}", f"--spool-path={repository}", "--log-level-file=off",
+    ]  # fmt: skip
+    source = f"--pg1-path={scene.server.data}"
+    scene.run([program, *settings, source, "--no-online", "stanza-create"], as_server=True)
+    taken = scene.run(
+        [program, *settings, source, "--type=full", "--process-max=2", "--no-archive-check", "--start-fast", "--compress-type=zst",
+         "--compress-level=1", "backup"],
+        as_server=True,
+    )  # fmt: skip
+    restored = scene.run([program, *settings, f"--pg1-path={target}", "--process-max=2", "restore"], as_server=True)
+    shutil.rmtree(target)
+    return taken, restored
+
+
+def _fill(server: Instance, size: int) -> None:
+    """Half pgbench's tables, half rows with JSON."""
+    with server.connect() as link:
+        link.execute("CREATE DATABASE bench")
+    server.programs.run(
+        "pgbench", "-h", str(server.socket), "-U", "postgres", "-i", "-q", "-s", str(max(1, size // 32)), "bench"
+    )
+    with server.connect("bench") as link:
+        link.execute(ROWS.format(rows=size * 1800))
+        link.execute("VACUUM ANALYZE")
+        link.execute("CHECKPOINT")
+
+
+def _bucket(environment: dict[str, str]) -> None:
+    import boto3
+    from botocore.exceptions import BotoCoreError
+
+    client = boto3.client(
+        "s3", endpoint_url=environment["AWS_ENDPOINT_URL"], region_name="us-west-2", aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+            return
+        except BotoCoreError:
+            if time.monotonic() > deadline:
+                raise PermanentError("the S3 on loopback does not answer.") from None
+
+
+def _catalogue() -> Catalogue:
+    url = os.environ["AWS_ENDPOINT_URL"]
+    return Catalogue(ObjectStore.open(f"s3://{BUCKET}/ours", endpoint=url, client_options={"allow_http": True}), PLACE)
+
+
+def main(what: str, where: str) -> None:
+    """One of our ways, in this process."""
+    catalogue, identity = _catalogue(), Identity.load("identity.txt")
+    packing = Packing(identity.public_keys)
+    now = datetime.now(UTC)
+    if what == "take":
+        back_up(catalogue, where, packing, now=now)
+    elif what == "take-logical":
+        back_up_logical(catalogue, where, packing, database="bench", now=now)
+    else:
+        manifest = catalogue.latest().manifest
+        reader = BundleReader(catalogue.store, manifest, identity)
+        if what == "restore-logical":
+            restore_logical(reader, where, database="restored")
+        else:
+            restore(reader, Path(where))
+            assert manifest.postgres is not None
+            server = Instance(Programs.find(manifest.postgres.major), Path(where), superuser="postgres")
+            with server, server.connect("bench") as link:
+                assert link.execute("SELECT count(*) FROM pgbench_branches").fetchone()[0] > 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        main(*sys.argv[1:])
+    else:
+        bench()
