@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import os
@@ -16,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nexus_ops.clusters.apply import ApplyResult, apply_rendering
@@ -45,13 +46,17 @@ from nexus_ops.clusters.fence import Fenced
 from nexus_ops.clusters.lease import DURATION, SKEW, HeldLease, fence_of
 from nexus_ops.clusters.readiness import Failed, Waiting, check_ready, wait_ready
 from nexus_ops.clusters.watch import watch
+from nexus_ops.releases.build import build_release, read_chart
 from nexus_ops.releases.catalogue import FileCatalogue
-from nexus_ops.topology import Cluster, default_path
+from nexus_ops.releases.rendering import render
+from nexus_ops.topology import Cluster, Topology, default_path
 
 Object = dict[str, Any]
 CATALOGUE = FileCatalogue(default_path().parent / "images.yaml")
 IMAGE, CRASHING = (CATALOGUE.images(version).images["risk-manager"] for version in ("v1.0.0", "v1.4.0"))
 SECRET, CLAIM = Kind("v1", "Secret"), Kind("v1", "PersistentVolumeClaim")
+POSTGRES = Kind("postgresql.cnpg.io/v1", "Cluster")
+REDIS = Kind("redis.redis.opstreelabs.in/v1beta2", "RedisCluster")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PAST = DURATION + SKEW + timedelta(seconds=1)
 
@@ -82,6 +87,14 @@ def autoscaler(namespace: str, name: str = "d") -> Object:
         "metadata": {"name": name, "namespace": namespace},
         "spec": {"scaleTargetRef": target, "minReplicas": 2, "maxReplicas": 5, "metrics": [cpu]},
     }  # fmt: skip
+
+
+def data_layer() -> tuple[Object, ...]:
+    """The databases as the chart renders them."""
+    topology = Topology.load(default_path())
+    chart, folder = read_chart(default_path().parent / "helm" / "nexus-ai-defi"), default_path().parent / "helm"
+    built = build_release(topology, "staging", "v1.0.0", CATALOGUE, chart, folder / "values-staging.yaml")
+    return render(built, topology.primary("staging"), "shared", chart).objects
 
 
 def until(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
@@ -271,6 +284,41 @@ def test_what_holds_data_is_never_pruned(fenced: Fenced, blue: ApplySet, namespa
         live = fenced.client.get(kind, name, where)
         assert live is not None
         assert "deletionTimestamp" not in live["metadata"]
+
+
+@pytest.mark.parametrize("kind", [POSTGRES, REDIS])
+def test_no_database_of_an_operator_is_ever_pruned(fenced: Fenced, blue: ApplySet, namespace: str, kind: Kind) -> None:
+    if not fenced.client.serves(kind):
+        pytest.skip(f"the cluster does not serve {kind.kind}")
+    rendering = [obj for obj in data_layer() if Kind.of(obj) == kind]
+    (database,) = [{**obj, "metadata": {"name": "db", "namespace": namespace}} for obj in rendering]
+    apply(fenced, blue, database)
+    assert apply(fenced, blue).kept_back == [f"{kind.kind}/db"]
+    assert fenced.client.get(kind, "db", namespace)
+    fenced.client.delete(kind, "db", namespace)
+
+
+STEPS = st.lists(st.tuples(st.sets(st.sampled_from("abcde"), max_size=4), st.booleans()), min_size=1, max_size=4)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS, last=st.sets(st.sampled_from("abcde"), max_size=4))
+def test_whatever_was_applied_and_cut_short_before_in_the_end_there_is_the_last_set(
+    fenced: Fenced, namespace: str, steps: list[tuple[set[str], bool]], last: set[str]
+) -> None:
+    """`cut`: the driver is killed when the objects are there and nothing has been pruned yet, or before both."""
+    whole = ApplySet("applyset-property", namespace)
+
+    def die(_: str) -> None:
+        raise KeyboardInterrupt
+
+    for names, cut in steps:
+        with contextlib.suppress(KeyboardInterrupt):
+            apply(fenced, whole, *(config(namespace, name) for name in names), **({"report": die} if cut else {}))
+    apply(fenced, whole, *(config(namespace, name) for name in last))
+    ours = {"applyset.kubernetes.io/part-of": whole.id}
+    assert {obj["metadata"]["name"] for obj in fenced.client.list(CONFIG_MAP, namespace, ours)} == last
+    assert {name for *_, name in inventory(fenced.client, whole)} == last
 
 
 def test_an_object_that_changed_hands_is_not_pruned(fenced: Fenced, blue: ApplySet, namespace: str) -> None:
