@@ -8,7 +8,7 @@ is for the autoscaler's headroom.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -50,9 +50,13 @@ class Capacity:
     nodes: int
 
 
-def capacity(renderings: Iterable[Rendering], topology: Topology) -> tuple[Capacity, ...]:
+Sizes = Mapping[str, int]
+"""Pods of a component in one colour, by component, where more are known to run than are declared."""
+
+
+def capacity(renderings: Iterable[Rendering], topology: Topology, sizes: Sizes | None = None) -> tuple[Capacity, ...]:
     """A row for each node group that the pods of these renderings run on, in the topology's order."""
-    demands = list(demands_of(renderings, topology))
+    demands = list(demands_of(renderings, topology, sizes))
     return tuple(
         _row(group, [demand for demand in demands if demand.group == group.name])
         for group in topology.node_groups.values()
@@ -60,11 +64,11 @@ def capacity(renderings: Iterable[Rendering], topology: Topology) -> tuple[Capac
     )
 
 
-def capacity_problems(renderings: Iterable[Rendering], topology: Topology) -> Iterator[str]:
+def capacity_problems(renderings: Iterable[Rendering], topology: Topology, sizes: Sizes | None = None) -> Iterator[str]:
     """Sentences: pods that fit no node, and node groups that both colours at once do not fit."""
     parts = list(renderings)
     too_big: set[str] = set()
-    for demand in demands_of(parts, topology):
+    for demand in demands_of(parts, topology, sizes):
         if demand.group not in topology.node_groups:
             yield f"{demand.name}: its nodeSelector names no node group; allowed: the labels of {', '.join(topology.node_groups)}."
         elif demand.copies and not _copies_per_node(demand, topology.node_groups[demand.group]):
@@ -74,7 +78,7 @@ def capacity_problems(renderings: Iterable[Rendering], topology: Topology) -> It
                 f"{demand.name}: one pod asks for {demand.cpu:f} cores and {demand.memory / GIB:.1f} GiB, a node of {group.name} "
                 f"({group.instance_type}) has {group.cpu} cores and {group.memory}; lower its requests or take larger nodes."
             )
-    for row in capacity(parts, topology):
+    for row in capacity(parts, topology, sizes):
         over = False
         for what, unit, used, room in (
             ("cpu", "cores", row.cpu_used, row.cpu),
@@ -93,8 +97,11 @@ def capacity_problems(renderings: Iterable[Rendering], topology: Topology) -> It
             )
 
 
-def demands_of(renderings: Iterable[Rendering], topology: Topology) -> Iterator[Demand]:
-    """The pods of these renderings. Of one colour alone, what runs in both at once counts twice."""
+def demands_of(renderings: Iterable[Rendering], topology: Topology, sizes: Sizes | None = None) -> Iterator[Demand]:
+    """The pods of these renderings. Of one colour alone, what runs in both at once counts twice.
+
+    `sizes`: an autoscaler may have made a component larger than it is declared, and a rollout matches that.
+    """
     parts = list(renderings)
     times = 2 if sum(rendering.part in COLOURS for rendering in parts) == 1 else 1
     exclusive: set[str] = set()
@@ -108,6 +115,7 @@ def demands_of(renderings: Iterable[Rendering], topology: Topology) -> Iterator[
             labels = obj["metadata"].get("labels") or {}
             copies, component = _copies(obj), labels.get("app.kubernetes.io/name", "")
             if rendering.part in COLOURS:
+                copies = max(copies, (sizes or {}).get(component, 0))
                 if labels.get(WORK) == "exclusive":  # never in both colours at once
                     copies = 0 if component in exclusive else copies
                     exclusive.add(component)

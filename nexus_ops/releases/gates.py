@@ -14,7 +14,7 @@ from functools import cache
 from importlib import resources as package
 from typing import Any, Literal
 
-from nexus_ops.releases.capacity import capacity_problems
+from nexus_ops.releases.capacity import Sizes, capacity_problems
 from nexus_ops.releases.policy import name_of, policy_problems
 from nexus_ops.releases.rendering import Rendering
 from nexus_ops.topology import Topology
@@ -149,6 +149,6 @@ def check_policy(objects: Iterable[Object]) -> GateResult:
     return GateResult("policy", tuple(problem for obj in objects for problem in policy_problems(obj)))
 
 
-def check_capacity(renderings: Iterable[Rendering], topology: Topology) -> GateResult:
-    """Both colours at once fit the node groups at their maximum."""
-    return GateResult("capacity", tuple(capacity_problems(renderings, topology)))
+def check_capacity(renderings: Iterable[Rendering], topology: Topology, sizes: Sizes | None = None) -> GateResult:
+    """Both colours at once fit the node groups at their maximum; `sizes`, where more pods run than are declared."""
+    return GateResult("capacity", tuple(capacity_problems(renderings, topology, sizes)))
