@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from nexus_ops.assets.deployments import DEPLOYMENT
+from nexus_ops.jobs.refusals import in_a_sentence
 from nexus_ops.jobs.stages import CLUSTER_TAG, drive_stages, tag_run
 from nexus_ops.partitions import TOPOLOGY
 from nexus_ops.resources import NexusResource
@@ -106,10 +107,12 @@ def control_job(description: str, op: str, **fields: str | bool) -> Callable[[Ca
     out=dg.Out(str, is_required=False),
     description="Show the plan and the way back; begin, unless it is a dry run.",
 )
+@in_a_sentence
 def plan(context: dg.OpExecutionContext, config: DeployConfig, nexus: NexusResource) -> Iterator[dg.Output[str]]:
     """Plan a rollout, and begin it when this is no dry run."""
     from nexus_ops.rollouts.operations import plan_rollout, start
     from nexus_ops.rollouts.plan import settings_for
+    from nexus_ops.rollouts.prerequisites import check_prerequisites
 
     rollout = nexus.rollouts(config.cluster, report=context.log.info)
     settings = settings_for(
@@ -133,6 +136,8 @@ def plan(context: dg.OpExecutionContext, config: DeployConfig, nexus: NexusResou
         context.log.info("%s serves already, the same release: nothing to do.", config.version)
         return
     if config.dry_run:
+        checks = check_prerequisites(rollout, planned.candidate, planned.stable, adopt=config.adopt)
+        context.log.info("Prerequisites and gates:\n%s", "\n".join(map(str, checks)))
         context.log.info("Dry run: nothing was changed. Launch it again with dry_run: false to deploy.")
         return
     _drives(context, config.cluster)
@@ -145,6 +150,7 @@ def plan(context: dg.OpExecutionContext, config: DeployConfig, nexus: NexusResou
     out=dg.Out(str, is_required=False),
     description="Abort what runs, or begin the previous release again.",
 )
+@in_a_sentence
 def plan_back(context: dg.OpExecutionContext, config: RollbackConfig, nexus: NexusResource) -> Iterator[dg.Output[str]]:
     """Within a rollout or its hold: abort, which is the instant way back. After it: deploy the previous release."""
     from nexus_ops.rollouts.operations import plan_rollback, request_abort, start
@@ -162,6 +168,7 @@ def plan_back(context: dg.OpExecutionContext, config: RollbackConfig, nexus: Nex
 
 
 @dg.op(name="request_abort", description="Write the abort into the record: it wins over every other step.")
+@in_a_sentence
 def request(context: dg.OpExecutionContext, config: WishConfig, nexus: NexusResource) -> str:
     """Needs no lease: the driver that runs, or the next one, sees it before it does anything else."""
     from nexus_ops.rollouts.operations import request_abort
@@ -173,6 +180,7 @@ def request(context: dg.OpExecutionContext, config: WishConfig, nexus: NexusReso
 
 
 @dg.op(name="grant_approval", description="Write the approval into the record.")
+@in_a_sentence
 def grant(context: dg.OpExecutionContext, config: ApproveConfig, nexus: NexusResource) -> str:
     """The sensor goes on with the rollout."""
     from nexus_ops.rollouts.operations import approve as approve_rollout
@@ -184,6 +192,7 @@ def grant(context: dg.OpExecutionContext, config: ApproveConfig, nexus: NexusRes
 
 
 @dg.op(name="request_pause", description="Write the pause into the record.")
+@in_a_sentence
 def request_pause(context: dg.OpExecutionContext, config: WishConfig, nexus: NexusResource) -> None:
     """The candidate keeps the share that it has, and is judged on; nothing further begins."""
     from nexus_ops.rollouts.operations import pause as pause_rollout
@@ -196,6 +205,7 @@ def request_pause(context: dg.OpExecutionContext, config: WishConfig, nexus: Nex
 
 
 @dg.op(name="end_pause", description="Take the pause out of the record.")
+@in_a_sentence
 def end_pause(context: dg.OpExecutionContext, config: ApproveConfig, nexus: NexusResource) -> str:
     """The rollout goes on from where it was held."""
     from nexus_ops.rollouts.operations import unpause as unpause_rollout
@@ -207,6 +217,7 @@ def end_pause(context: dg.OpExecutionContext, config: ApproveConfig, nexus: Nexu
 
 
 @dg.op(name="request_promotion", description="Write into the record that the bakes which are left are skipped.")
+@in_a_sentence
 def request_promotion(context: dg.OpExecutionContext, config: WishConfig, nexus: NexusResource) -> str:
     """Gates are skipped, too, but for that of a release without a way back."""
     from nexus_ops.rollouts.operations import promote
@@ -220,6 +231,7 @@ def request_promotion(context: dg.OpExecutionContext, config: WishConfig, nexus:
 
 
 @dg.op(name="find", description="Name the cluster whose rollout goes on.")
+@in_a_sentence
 def find(context: dg.OpExecutionContext, config: ResumeConfig) -> str:
     """The sensor's runs have the tag already; those that a person launches have not."""
     _drives(context, config.cluster)

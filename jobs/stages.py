@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from nexus_ops.assets.deployments import DEPLOYMENT
+from nexus_ops.jobs.refusals import in_a_sentence
 from nexus_ops.resources import NexusResource
 from nexus_ops.rollouts.strategy import CANARY, TITLES, Stage
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 PATIENCE = timedelta(seconds=60)
 """How long a run waits for what is expected soon before it leaves the rest to the sensor."""
+WANTED_BACK = ("abort", "rollback")
+"""Jobs whose purpose is that the candidate goes: to them its end is a success."""
 CLUSTER_TAG = "cluster"
 """The tag of runs that drive a rollout of this cluster: the sensor starts none beside them."""
 
@@ -34,6 +37,7 @@ def stage_op(stage: Stage) -> dg.OpDefinition:
         out=dg.Out(str, is_required=False),
         description=f"{TITLES[stage.name].capitalize()}. Ends without an output when the rollout has to wait.",
     )
+    @in_a_sentence
     def drive(context: dg.OpExecutionContext, nexus: NexusResource, cluster: str) -> Iterator[dg.Output[str]]:
         from nexus_ops.clusters.errors import LeaseHeld
         from nexus_ops.rollouts.driver import advance
@@ -49,6 +53,9 @@ def stage_op(stage: Stage) -> dg.OpDefinition:
             if not is_reported(context.instance, result.record):
                 report(context, result.record, rollout.store.url)
         if result.state == "rolled-back":
+            if context.job_name in WANTED_BACK:
+                context.log.info("Rolled back, as asked: %s", result.why)
+                return
             raise dg.Failure(f"Rolled back: {result.why}", allow_retries=False)
         if result.state == "waiting":
             until = f" (until {result.until:%H:%M:%S} UTC)" if result.until else ""
@@ -107,7 +114,10 @@ def report(context: dg.OpExecutionContext, record: "Record", store: str) -> None
             "\n".join(f"- {name}: {seconds} s" for name, seconds in result.timings.items()) or "-"
         ),
         "bakes": dg.MetadataValue.md("\n".join(f"- {bake}" for bake in result.bakes) or "-"),
-        "verified": ", ".join(result.verified) or "-",
+        "smoke_tests": dg.MetadataValue.md(
+            "\n".join(f"- **{name}**: {answers}" for name, answers in result.smoke.items()) or "-"
+        ),
+        "rollback_plan": dg.MetadataValue.md("\n".join(f"1. {step}" for step in result.rollback)),
         "weight_requested": record.weight,
         # A number where there is one, so that the UI plots both weights over time.
         "weight_observed": record.observed if record.observed is not None else "not seen yet",

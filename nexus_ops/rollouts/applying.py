@@ -13,17 +13,16 @@ from nexus_ops.releases.rendering import Part
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.decision import Works
 from nexus_ops.rollouts.observe import observe_pods
-from nexus_ops.rollouts.record import Record
+from nexus_ops.rollouts.record import Copy, Record
 from nexus_ops.topology import Colour
 
 
-def sizes_of(context: RolloutContext, record: Record) -> dict[str, int]:
+def sizes_of(context: RolloutContext, candidate: Copy, stable: Copy | None) -> dict[str, int]:
     """Pods of each component: as many as the stable colour is seen to have, at least what is declared."""
-    components = context.release(record.candidate.release).components
+    components = context.release(candidate.release).components
     pods = observe_pods(context)
     seen = {
-        name: pods[name, record.stable.colour].wanted if record.stable and (name, record.stable.colour) in pods else 0
-        for name in components
+        name: pods[name, stable.colour].wanted if stable and (name, stable.colour) in pods else 0 for name in components
     }
     return {name: max(seen[name], int(component["replicas"])) for name, component in components.items()}
 

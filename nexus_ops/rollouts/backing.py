@@ -39,6 +39,9 @@ class Check:
     problem: str = ""
     note: str = ""
 
+    def __str__(self) -> str:
+        return f"{'FAIL' if self.problem else 'ok  '} {self.name} {self.problem or self.note}".rstrip()
+
 
 @dataclass(frozen=True)
 class Address:

@@ -100,7 +100,7 @@ def plan_rollout(context: RolloutContext, version: str, settings: Settings, *, f
         stable=stable,
         settings=settings,
         steps=_steps(context, release, candidate, stable, settings),
-        rollback=_way_back(candidate, stable),
+        rollback=way_back(candidate, stable),
         needs_approval=_approval(context, release, stable),
         changes=_changes(context, candidate, stable),
         unchanged=stable is not None and stable.release == release.digest,
@@ -162,7 +162,7 @@ def _steps(
     return tuple(steps)
 
 
-def _way_back(candidate: Copy, stable: Copy | None) -> tuple[str, ...]:
+def way_back(candidate: Copy, stable: Copy | None) -> tuple[str, ...]:
     if stable is None:
         return ("This is the first install: going back takes the candidate down; nothing served before.",)
     return (

@@ -9,32 +9,35 @@ from nexus_ops.clusters.applyset import ApplySet
 from nexus_ops.clusters.client import Kind
 from nexus_ops.clusters.errors import Refused
 from nexus_ops.errors import OperationError
-from nexus_ops.releases.gates import evaluate
+from nexus_ops.releases.gates import GateResult, check_capacity, evaluate
 from nexus_ops.releases.model import Release
 from nexus_ops.releases.rendering import Part, Rendering
+from nexus_ops.rollouts.applying import sizes_of
 from nexus_ops.rollouts.backing import SECRET, Check, check_database, check_redis, check_sei
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.monitor import NoGuardrails, guardrails_of
+from nexus_ops.rollouts.record import Copy
 from nexus_ops.topology import Colour
 
 
 def check_prerequisites(
-    context: RolloutContext, release: Release, *, candidate: Colour | None = None, adopt: bool = False
+    context: RolloutContext, candidate: Copy, stable: Copy | None, *, adopt: bool = False
 ) -> list[Check]:
-    """All prerequisites of a release on a cluster; with `candidate`, whose the objects are that it would apply."""
+    """All prerequisites of a candidate on a cluster, beside what serves there. `adopt`: others' objects are taken over."""
+    release = context.release(candidate.release)
     checks = [_reachable(context)]
     if checks[0].problem:
         return checks
     renderings = [context.rendering(release.digest, part) for part in ("shared", "blue", "green")]
-    checks += [
-        Check(f"gate: {gate.name}", " ".join(gate.problems[:3])) for gate in evaluate(renderings, context.topology)
-    ]
+    gates = [gate for gate in evaluate(renderings, context.topology) if gate.name != "capacity"]
+    gates.append(_capacity(context, renderings, candidate, stable))
+    checks += [Check(f"gate: {gate.name}", " ".join(gate.problems[:3])) for gate in gates]
     backing = (*check_database(context, release), *check_redis(context, release), *check_sei(context, release))
     watched = (_guardrails(renderings[0]), _prometheus(context))
     return [
         *checks,
         _definitions(context, renderings),
-        *([] if candidate is None or adopt else [_owners(context, release, candidate)]),
+        *([] if adopt else [_owners(context, release, candidate.colour)]),
         *_secrets(context, renderings),
         *_certificates(context, renderings),
         *backing,
@@ -48,6 +51,17 @@ def _reachable(context: RolloutContext) -> Check:
     except OperationError as error:
         return Check("cluster answers", str(error))
     return Check("cluster answers")
+
+
+def _capacity(
+    context: RolloutContext, renderings: Iterable[Rendering], candidate: Copy, stable: Copy | None
+) -> GateResult:
+    """Both colours as they will stand side by side: the stable one by its own release, both as large as it is seen to be."""
+    side_by_side = [
+        context.rendering(stable.release, stable.colour) if stable and part.part == stable.colour else part
+        for part in renderings
+    ]
+    return check_capacity(side_by_side, context.topology, sizes_of(context, candidate, stable))
 
 
 def _definitions(context: RolloutContext, renderings: Iterable[Rendering]) -> Check:

@@ -122,6 +122,8 @@ class Record:
     """Why the release was held to be bad when it was rolled out all the same; empty: it was not."""
     applied: bool = False
     """Whether the candidate's objects have been applied."""
+    smoke: dict[str, str] = field(default_factory=dict)
+    """What the candidate's pods answered to the smoke tests, by component."""
     verified: tuple[str, ...] = ()
     """Components whose candidate pods answered as they should."""
     weight: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nexus_ops.rollouts.plan import way_back
 from nexus_ops.rollouts.record import Record, moment
 
 
@@ -26,6 +27,10 @@ class DeploymentResult:
     actor: str
     timings: dict[str, float]
     verified: tuple[str, ...]
+    smoke: dict[str, str]
+    """What the candidate's pods answered to the smoke tests, by component."""
+    rollback: tuple[str, ...]
+    """How to go back, in steps; as the plan has it."""
     evidence: dict[str, str]
     """Where in the object store it is kept what each verdict of monitoring stands on, by stage and verdict."""
     bakes: tuple[str, ...]
@@ -79,6 +84,8 @@ def result_of(record: Record) -> DeploymentResult:
         actor=record.actor,
         timings=timings,
         verified=record.verified,
+        smoke=record.smoke,
+        rollback=way_back(record.candidate, record.stable),
         evidence={f"{one.stage}: {one.verdict}": f"evidence/{one.digest}" for one in record.evidence},
         bakes=tuple(
             f"{stage.name}: {stage.verdict or 'skipped'}"

@@ -35,6 +35,9 @@ class SmokeResult:
     passed: bool
     answer: str
 
+    def __str__(self) -> str:
+        return f"{self.question}: {self.answer}"
+
 
 BUILT_IN = (("/health", "http"), ("/ready", "http"), ("/", "http"), ("/metrics", "metrics"))
 """What every component is asked, and on which of its ports."""

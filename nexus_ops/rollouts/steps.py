@@ -91,19 +91,12 @@ class Steps:
     def _validate(self, record: Record, decision: Decision) -> None:
         del decision
         context = self.context
-        checks = check_prerequisites(
-            context,
-            context.release(record.candidate.release),
-            candidate=record.candidate.colour,
-            adopt=record.settings.adopt,
-        )
+        checks = check_prerequisites(context, record.candidate, record.stable, adopt=record.settings.adopt)
         for check in checks:
-            context.report(
-                f"  {'ok  ' if not check.problem else 'FAIL'} {check.name} {check.problem or check.note}".rstrip()
-            )
+            context.report(f"  {check}")
         if problems := [check.problem for check in checks if check.problem]:
             raise Failed(f"prerequisites are missing: {' '.join(problems)}", target=context.cluster.name)
-        sizes, drains = sizes_of(context, record), drain_seconds_of(context, record)
+        sizes, drains = sizes_of(context, record.candidate, record.stable), drain_seconds_of(context, record)
         rules = guardrails_of(context.rendering(record.candidate.release, "shared"))
         baseline = platform_values(context, rules)
         self.write(
@@ -181,7 +174,14 @@ class Steps:
         self.context.report(
             f"  {len(results)} questions to {len(components)} components, all answered as they should be"
         )
-        self.write(lambda current: replace(current, verified=tuple(sorted({*current.verified, *components}))))
+        answers = {name: ", ".join(str(one) for one in results if one.component == name) for name in components}
+        self.write(
+            lambda current: replace(
+                current,
+                smoke={**current.smoke, **answers},
+                verified=tuple(sorted({*current.verified, *components})),
+            )
+        )
 
     def _weight(self, record: Record, decision: Decision) -> None:
         weight = decision.weight or 0

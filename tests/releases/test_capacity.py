@@ -68,6 +68,14 @@ def test_replicas_that_an_autoscaler_owns_are_read_from_the_annotation() -> None
     assert row(both(obj)).pods == 14
 
 
+def test_more_pods_than_declared_count_in_both_colours() -> None:
+    """An autoscaler has made them of the stable colour, and the candidate has to match it."""
+    renderings = both(deployment("a", 3), deployment("b", 10, work="exclusive"))
+    (found,) = capacity(renderings, TOPOLOGY, {"a": 9, "b": 4})
+    assert found.pods == 2 * 9 + 10
+    assert not check_capacity(renderings, TOPOLOGY, {"a": 1000}).passed
+
+
 def test_what_the_release_asks_counts_and_not_what_the_topology_says_now() -> None:
     """Going back to an older release that asks for more must be judged by what is applied."""
     result = check_capacity(both(deployment("risk-manager", 30, cpu="7")), TOPOLOGY)

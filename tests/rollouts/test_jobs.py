@@ -194,3 +194,39 @@ def test_a_second_deploy_fails_in_a_sentence_and_the_first_goes_on(
     assert "v1.1.0 is being rolled out (stage validate-prerequisites). Wait for it, or abort it" in said
     assert platform.record() == first
     assert platform.finish().state == "done"
+
+
+def test_an_abort_ends_as_a_success_and_traffic_is_back(platform: Platform, instance: dg.DagsterInstance) -> None:
+    """Asked for and done is no failed run."""
+    platform.ensure("v1.0.0")
+    platform.begin("v1.1.0", Settings(monitor_seconds=900, hold_seconds=900))
+    assert advance(platform.context(), patience=timedelta(seconds=30)).state == "waiting"
+    assert platform.at_the_edge()[0] == "v1.1.0"
+    assert run(instance, "abort", "request_abort", reason="a hunch").success
+    assert platform.at_the_edge()[0] == "v1.0.0"
+    said = reported(instance)
+    assert said["summary"] == "v1.1.0 rolled back; v1.0.0 serves"
+    assert "aborted it: a hunch" in str(said["reason"])
+
+
+def test_a_rollback_after_the_end_deploys_what_served_before(platform: Platform, instance: dg.DagsterInstance) -> None:
+    platform.ensure("v1.0.0")
+    assert platform.deploy("v1.1.0").state == "done"
+    result = run(instance, "rollback", "plan_back")
+    assert result.success or platform.finish().state == "done"  # its times are the environment's: a sensor would go on
+    record = platform.record()
+    assert record.candidate.version == "v1.0.0"
+    if not record.finished:
+        assert platform.at_the_edge()[0] == "v1.0.0"
+        assert run(instance, "abort", "request_abort", reason="the end of the test").success
+
+
+def test_the_end_is_reported_with_smoke_results_and_the_way_back(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    platform.ensure("v1.0.0")
+    assert run(instance, "deploy", "plan", version="v1.1.0", dry_run=False, monitor_seconds=3, hold_seconds=1).success
+    said = reported(instance)
+    smoke = str(said["smoke_tests"])
+    assert all(f"**{name}**: GET /health: 200" in smoke for name in platform.topology.components)
+    assert "`rollback` deploys v1.0.0" in str(said["rollback_plan"])

@@ -14,6 +14,7 @@ from nexus_ops.releases.rendering import Rendering, render
 from nexus_ops.rollouts.evidence import judge_again
 from nexus_ops.rollouts.monitor import Look, NoGuardrails, guardrails_of, judge, queries_of
 from nexus_ops.rollouts.prerequisites import check_prerequisites
+from nexus_ops.rollouts.record import Copy
 from nexus_ops.rollouts.result import result_of
 from nexus_ops.topology import Topology, default_path, project_folder
 
@@ -102,7 +103,10 @@ def test_a_release_without_alerts_is_refused_before_anything_changes(tmp_path: P
     with pytest.raises(NoGuardrails, match="ships no alert AgentHighErrorRatio, LargePortfolioLoss, HighRiskScore"):
         guardrails_of(shared_part(blind))
     platform.releases.save(blind, read_chart(CHART))
-    problems = {check.name: check.problem for check in check_prerequisites(platform.context(), blind)}
+    problems = {
+        check.name: check.problem
+        for check in check_prerequisites(platform.context(), Copy("blue", blind.version, blind.digest), None)
+    }
     assert "monitoring.alerts.enabled" in problems["guardrails"]
 
 

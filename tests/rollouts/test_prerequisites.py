@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 from platform_cluster import CLUSTER, Platform
 
-from nexus_ops.clusters.client import ClusterClient, Kind
+from nexus_ops.clusters.client import Kind
 from nexus_ops.releases.build import build_release, read_chart
+from nexus_ops.releases.capacity import capacity
 from nexus_ops.releases.catalogue import FileCatalogue
 from nexus_ops.releases.model import Release
 from nexus_ops.rollouts.backing import Check, parse_address
 from nexus_ops.rollouts.prerequisites import check_prerequisites
-from nexus_ops.topology import SecretKey, Topology, project_folder
+from nexus_ops.rollouts.record import Copy
+from nexus_ops.topology import SecretKey, Topology, other, project_folder
 
 SECRET = Kind("v1", "Secret")
 PASSWORD = "hunter2-correct-horse"
@@ -70,7 +72,7 @@ def release(platform: Platform, environment: dict[str, Any], values: str = "") -
 
 
 def checks(platform: Platform, built: Release) -> dict[str, Check]:
-    found = check_prerequisites(platform.context(), built)
+    found = check_prerequisites(platform.context(), Copy("blue", built.version, built.digest), None)
     assert PASSWORD not in repr(found)
     return {check.name: check for check in found}
 
@@ -112,15 +114,76 @@ def test_a_url_that_nobody_can_read_is_told_without_its_password(platform: Platf
     )
 
 
-def test_each_kind_that_the_release_has_must_be_served(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_kind_that_the_release_has_must_be_served(platform: Platform) -> None:
     """Found out in the middle of the applying, it would leave half a release."""
-    missing, serves = {"PrometheusRule", "HTTPRoute"}, ClusterClient.serves
-    monkeypatch.setattr(ClusterClient, "serves", lambda self, kind: kind.kind not in missing and serves(self, kind))
-    (found,) = [check for name, check in checks(platform, release(platform, {})).items() if name.startswith("kinds of")]
-    assert found.problem == (
-        "the cluster has no gateway.networking.k8s.io/v1 HTTPRoute, monitoring.coreos.com/v1 PrometheusRule: "
-        "install the definitions of their operators."
-    )
+    definition = Kind("apiextensions.k8s.io/v1", "CustomResourceDefinition")
+    client, name = platform.context().client, "alertmanagers.monitoring.coreos.com"
+    platform.admin("GET", "/state")  # of a real cluster no definition is taken away
+    taken = client.get(definition, name)
+    assert taken is not None
+    built = release(platform, {}, "monitoring: {alertmanager: {enabled: true}}\n")
+    client.delete(definition, name, None)
+    try:
+        assert platform.eventually(lambda: client.get(definition, name) is None)
+        (found,) = [check for name, check in checks(platform, built).items() if name.startswith("kinds of")]
+    finally:
+        body = {key: value for key, value in taken.items() if key != "status"}
+        body["metadata"] = {"name": name, "annotations": taken["metadata"].get("annotations") or {}}
+        client.create(body, manager="test")
+    said = "the cluster has no monitoring.coreos.com/v1 Alertmanager: install the definitions of their operators."
+    assert found.problem == said
+
+
+def test_a_release_that_fails_a_gate_is_refused_wherever_its_deploy_starts(platform: Platform) -> None:
+    """Its asset checks stop only what is downstream of them in the same run."""
+    components = {
+        name: component.model_copy(
+            update={"environment": {**component.environment, "DATABASE_URL": f"postgresql://nexus:{PASSWORD}@db/nexus"}}
+        )
+        for name, component in platform.topology.components.items()
+    }
+    topology = platform.topology.model_copy(update={"components": components})
+    (platform.home / "gate.yaml").write_text("")
+    chart = read_chart(project_folder() / "helm" / "nexus-ai-defi")
+    catalogue = FileCatalogue(project_folder() / "images.yaml")
+    built = build_release(topology, "staging", "v1.3.0", catalogue, chart, platform.home / "gate.yaml")
+    platform.releases.save(built, chart)
+    platform.ensure("v1.0.0")
+    assert platform.deploy("v1.3.0").state == "rolled-back"
+    record = platform.record()
+    assert "prerequisites are missing: " in record.reason
+    assert "DATABASE_URL" in record.reason
+    assert PASSWORD not in record.to_json()
+    assert (record.applied, platform.at_the_edge()[0]) == (False, "v1.0.0")
+
+
+def test_room_is_needed_for_as_many_pods_as_an_autoscaler_has_made_of_the_stable_colour(platform: Platform) -> None:
+    """It was counted with the replicas that are declared; the candidate is made as large as what is seen."""
+    platform.ensure("v1.0.0")
+    context, stable = platform.context(), platform.record().serving
+    assert stable is not None
+    candidate = Copy(other(stable.colour), stable.version, stable.release)
+    parts = [context.rendering(stable.release, part) for part in ("shared", "blue", "green")]
+    needed = next(row.nodes_used for row in capacity(parts, context.topology) if row.group == "agent-nodes")
+    groups = dict(context.topology.node_groups)
+    groups["agent-nodes"] = groups["agent-nodes"].model_copy(update={"max": needed, "desired": needed})
+    context.topology = context.topology.model_copy(update={"node_groups": groups})
+
+    def room() -> str:
+        (found,) = [one for one in check_prerequisites(context, candidate, stable) if one.name == "gate: capacity"]
+        return found.problem
+
+    def scale(replicas: int) -> None:
+        meta = {"name": f"agent-orchestrator-{stable.colour}", "namespace": context.cluster.namespace}
+        body = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": {"replicas": replicas}}
+        context.client.apply(body, manager="nexus-rollout", force=True)
+
+    assert room() == ""
+    scale(24)
+    try:
+        assert "agent-nodes" in room()
+    finally:
+        scale(3)
 
 
 def test_a_gateway_needs_its_certificate(platform: Platform, secret: Any) -> None:

@@ -20,6 +20,7 @@ from nexus_ops.releases.catalogue import FileCatalogue
 from nexus_ops.releases.store import ReleaseStore
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.prerequisites import check_prerequisites
+from nexus_ops.rollouts.record import Copy
 from nexus_ops.sandbox import supervisor
 from nexus_ops.sandbox.databases import MAJOR, SEI_CHAIN
 from nexus_ops.storage import ObjectStore
@@ -57,7 +58,7 @@ def problems(context: RolloutContext) -> dict[str, str]:
     catalogue = FileCatalogue(project_folder() / "images.yaml")
     release = build_release(context.topology, "staging", "v1.0.0", catalogue, chart, values)
     context.releases.save(release, chart)
-    checks = check_prerequisites(context, release)
+    checks = check_prerequisites(context, Copy("blue", release.version, release.digest), None)
     assert {"database reachable", "Redis reachable", "SEI RPC reachable"} <= {check.name for check in checks}
     return {check.name: check.problem for check in checks if check.problem and check.name != "Prometheus answers"}
 
