@@ -83,6 +83,6 @@ def _look(nexus: NexusResource, cluster: str) -> dict[str, Any]:
             "release": found.release,
             "what_next": "Nothing: all is as released."
             if found.same
-            else "Find out who changed it and why. What is to stay goes into the release; the rest is undone by hand, or by a deploy.",
+            else "Find out who changed it and why. What is to stay goes into the release; the rest is undone by hand.",
         },
     }

@@ -61,15 +61,12 @@ def watchdog_of(instigators: Iterable[object]) -> Watchdog:
     """The watchdog over all of these that run by default."""
     watched = running_by_default(instigators)
     names = {**{one.name: f"{_kind(one)} {one.name}" for one in watched}, DAEMONS: "Dagster's daemons"}
+    promises = {name: f"The {said} is running, on time and without failures." for name, said in names.items()}
+    promises[DAEMONS] = "Every daemon of Dagster that this instance needs gives signs of life."
 
     @dg.multi_asset_check(
         name="automation_checks",
-        specs=[
-            dg.AssetCheckSpec(
-                name, asset=AUTOMATION, description=f"The {said} is running, on time and without failures."
-            )
-            for name, said in names.items()
-        ],
+        specs=[dg.AssetCheckSpec(name, asset=AUTOMATION, description=promise) for name, promise in promises.items()],
         can_subset=True,
     )
     def checks(context: dg.AssetCheckExecutionContext, nexus: NexusResource) -> Iterator[dg.AssetCheckResult]:

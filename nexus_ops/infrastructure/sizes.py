@@ -13,23 +13,19 @@ GIB = Decimal(2) ** 30
 
 
 def size_table(groups: Mapping[str, NodeGroup], asked: Iterable[Capacity] = ()) -> str:
-    """Markdown: a row for each group; `asked` is what a release's pods need of it, both colours at once."""
+    """Markdown: a row for each group, narrow enough for the UI; `asked` is what a release's pods need of it."""
     needs = {row.group: row for row in asked}
-    head = "| node group | instance | nodes min–desired–max | cores desired, at most | GiB desired, at most | both colours ask for |"
-    lines = [head, "|---|---|---|---|---|---|"]
+    lines = ["| node group | nodes | cores | GiB | asked |", "|---|---|---|---|---|"]
     for name, group in groups.items():
         cpu, memory = amount(group.cpu), amount(group.memory) / GIB
         need = needs.get(name)
-        asks = (
-            f"{need.cpu_used:g} cores, {need.memory_used:g} GiB: {need.nodes_used} of {need.nodes} nodes ({need.pods} pods)"
-            if need
-            else "-"
-        )
+        asks = f"{need.nodes_used} nodes: {need.cpu_used:g} cores, {need.memory_used:g} GiB" if need else "-"
         lines.append(
-            f"| {name} | {group.instance_type} | {group.min}–{group.desired}–{group.max} "
-            f"| {group.desired * cpu:f}, {group.max * cpu:f} | {group.desired * memory:f}, {group.max * memory:f} | {asks} |"
+            f"| {name} ({group.instance_type}) | {group.min}–{group.desired}–{group.max} "
+            f"| {group.desired * cpu:f} to {group.max * cpu:f} | {group.desired * memory:f} to {group.max * memory:f} | {asks} |"
         )
-    return "\n".join(lines)
+    note = "Nodes: minimum, desired, maximum. Cores and GiB: at the desired size, at most. Asked: by both colours of the newest release at once."
+    return "\n".join([*lines, "", note])
 
 
 def numbers(groups: Mapping[str, NodeGroup], asked: Iterable[Capacity] = ()) -> dict[str, float]:

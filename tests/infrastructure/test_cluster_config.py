@@ -11,7 +11,9 @@ import yaml
 from nexus_ops.assets.infrastructure import CLUSTER_CONFIG, cluster_config
 from nexus_ops.errors import PermanentError
 from nexus_ops.infrastructure import cluster_config as configs
+from nexus_ops.infrastructure.sizes import numbers, size_table
 from nexus_ops.partitions import aws_clusters
+from nexus_ops.releases.capacity import Capacity
 from nexus_ops.resources import NexusResource
 from nexus_ops.storage import ObjectStore, digest_of
 from nexus_ops.topology import Topology, default_path
@@ -120,7 +122,7 @@ def test_the_asset_shows_what_it_keeps_and_what_changed(monkeypatch: pytest.Monk
         assert digest_of(kept) == first["digest"]
         assert first["config"] == f"```yaml\n{kept.decode()}```"
         assert yaml.safe_load(kept) == config()
-        assert "| agent-nodes | c5.2xlarge | 5–10–50 | 80, 400 | 160, 800 | - |" in first["capacity"]
+        assert "| agent-nodes (c5.2xlarge) | 5–10–50 | 80 to 400 | 160 to 800 | - |" in first["capacity"]
         assert (first["changes"], first["new"], first["agent-nodes/nodes at most"]) == ("The first one.", True, 50)
         again, same = materialize(instance)
         assert (same, again["changes"], again["new"]) == (version, "Nothing.", False)
@@ -134,6 +136,13 @@ def test_the_asset_shows_what_it_keeps_and_what_changed(monkeypatch: pytest.Monk
         assert "-  maxSize: 50\n+  maxSize: 60\n" in other["changes"]
         newest = instance.get_latest_data_version_record(CLUSTER_CONFIG, partition_key=AWS[0])
         assert newest is not None
+
+
+def test_what_a_release_asks_of_the_node_groups_is_beside_what_they_have() -> None:
+    asked = Capacity("agent-nodes", 72, 21.5, 400.0, 43.0, 800.0, 3, 50)
+    table = size_table(TOPOLOGY.node_groups, [asked])
+    assert "| 5–10–50 | 80 to 400 | 160 to 800 | 3 nodes: 21.5 cores, 43 GiB |" in table
+    assert numbers(TOPOLOGY.node_groups, [asked])["agent-nodes/nodes both colours need"] == 3.0
 
 
 def test_there_is_a_partition_for_every_aws_cluster_of_the_topology() -> None:
