@@ -18,7 +18,10 @@ demo: setup ## start the sandbox and the UI, and deploy the platform blue-green 
 down: ## end the sandbox and the UI, leave nothing behind
 	@if [ -x .venv/bin/python ]; then python -m nexus_ops.sandbox stop; else echo "nothing was set up"; fi
 
-test: setup lint ## everything that must hold: lint, types, layers, definitions, tests
+browser: setup
+	@deploy/local/setup browser
+
+test: browser lint ## everything that must hold: lint, types, layers, definitions, tests
 	@python -m pytest -m "not soak"
 
 lint: setup ## ruff, pyright, import-linter, dagster definitions
@@ -30,14 +33,17 @@ lint: setup ## ruff, pyright, import-linter, dagster definitions
 bench: setup ## measure, each figure beside what it is compared with
 	@python -m benchmarks
 
+pictures: browser ## take the pictures of the README and the docs anew, by the test that drives the UI
+	@NEXUS_PICTURES=$(CURDIR)/docs/images python -m pytest -m browser tests/ui
+
 soak: setup ## the exhaustive tests: killed at every single request, and the like (hours)
 	@python -m pytest -m soak
 
 test-cluster: setup ## the same tests against a real cluster: NEXUS_TEST_KUBECONFIG=~/.kube/config make test-cluster
 	@test -n "$$NEXUS_TEST_KUBECONFIG" || { echo "Set NEXUS_TEST_KUBECONFIG to the kubeconfig of a cluster that may be written to."; exit 2; }
-	@python -m pytest -m "not soak" --no-fold-skipped tests/clusters tests/rollouts
+	@python -m pytest -m "not soak and not browser" --no-fold-skipped
 
 lock: setup ## write requirements.lock anew from pyproject.toml
 	@uv pip compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url --all-extras --python-version 3.11 pyproject.toml -o requirements.lock
 
-.PHONY: help setup demo down test lint bench soak test-cluster lock
+.PHONY: help setup browser demo down test lint bench pictures soak test-cluster lock

@@ -1,5 +1,6 @@
 """Releases: what is approved, applied and rolled back, built from chart, values and image digests."""
 
+import getpass
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -65,6 +66,14 @@ def release(
             "version": version,
             "digest": built.digest,
             "new": new,
+            "what_next": dg.MetadataValue.md(
+                f"Launch the job `deploy` with cluster `{cluster.name}` and version `{version}`: its dry run shows the plan."
+            ),
+            "from": dg.MetadataValue.md(
+                f"- chart `{built.chart[:12]}`\n- values `{nexus.values_file(environment).name}`\n"
+                f"- images of `{version}`, by digest\n- components, node groups and host as in the topology"
+            ),
+            "actor": context.run_tags.get("actor") or getpass.getuser(),
             "objects": dg.TableMetadataValue([dg.TableRecord(row) for row in rows], dg.TableSchema(columns)),
             "object_count": len(objects),
             "images": dg.MetadataValue.md("\n".join(f"- `{image}`" for image in built.images.values())),
@@ -72,9 +81,6 @@ def release(
                 against + markdown(diff(map(without_version, earlier), map(without_version, objects)))
             ),
             "changes_to_live": dg.MetadataValue.md(_changes_to_live(nexus, cluster.name, built)),
-            "what_next": dg.MetadataValue.md(
-                f"Launch the job `deploy` with cluster `{cluster.name}` and version `{version}`: its dry run shows the plan."
-            ),
         },
     )
 

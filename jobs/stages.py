@@ -95,24 +95,30 @@ def is_reported(instance: dg.DagsterInstance, record: "Record") -> bool:
 
 def report(context: dg.OpExecutionContext, record: "Record", store: str) -> None:
     """Tell the asset `deployment` where the rollout stands: an observation, and at its end a materialization."""
+    from nexus_ops.rollouts.record import moment
     from nexus_ops.rollouts.result import result_of
 
     result = result_of(record)
+    # In the order of an operator's questions: what, is it good, what next, from what, by whom, when; then the rest.
     metadata = {
         "summary": result.summary(),
         "reason": result.reason or "-",
         "blames": record.blames or "-",
+        "what_next": dg.MetadataValue.md(result.what_next()),
         "version": result.version,
-        "from": result.before,
         "colour": result.colour,
+        "from": result.before,
+        "actor": result.actor,
+        "began": dg.MetadataValue.timestamp(moment(record.started)),
+        "updated": dg.MetadataValue.timestamp(moment(record.updated or record.started)),
+        "seconds": round(result.seconds, 1),
+        "timings": dg.MetadataValue.md(
+            "\n".join(f"- {name}: {seconds} s" for name, seconds in result.timings.items()) or "-"
+        ),
         "strategy": record.settings.strategy,
         "success": result.success,
         "phase": result.phase,
         "stage": record.stage.name if record.stage else "over",
-        "seconds": result.seconds,
-        "timings": dg.MetadataValue.md(
-            "\n".join(f"- {name}: {seconds} s" for name, seconds in result.timings.items()) or "-"
-        ),
         "bakes": dg.MetadataValue.md("\n".join(f"- {bake}" for bake in result.bakes) or "-"),
         "smoke_tests": dg.MetadataValue.md(
             "\n".join(f"- **{name}**: {answers}" for name, answers in result.smoke.items()) or "-"
@@ -121,15 +127,13 @@ def report(context: dg.OpExecutionContext, record: "Record", store: str) -> None
         "weight_requested": record.weight,
         # A number where there is one, so that the UI plots both weights over time.
         "weight_observed": record.observed if record.observed is not None else "not seen yet",
-        "release": result.release,
-        "rollout": result.rollout,
-        "actor": result.actor,
-        "plan": f"{store}/plans/{result.plan}",
+        "events": dg.MetadataValue.md("\n".join(f"- {event}" for event in result.events) or "-"),
         "evidence": dg.MetadataValue.md(
             "\n".join(f"- {verdict}: {store}/{key}" for verdict, key in result.evidence.items()) or "-"
         ),
-        "events": dg.MetadataValue.md("\n".join(f"- {event}" for event in result.events) or "-"),
-        "what_next": result.what_next(),
+        "plan": f"{store}/plans/{result.plan}",
+        "release": result.release,
+        "rollout": result.rollout,
     }
     if record.finished:
         context.log_event(dg.AssetMaterialization(DEPLOYMENT, partition=record.cluster, metadata=metadata))

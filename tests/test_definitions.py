@@ -106,3 +106,22 @@ def test_the_launchpad_opens_with_what_is_to_be_filled_in_and_nothing_else(
     }
     described = config.get(job, ApproveConfig).model_fields.values()
     assert all(field.description for field in described)
+
+
+def test_all_that_the_ui_lists_says_what_it_is() -> None:
+    """An operator opens the UI unread: groups, owners and kinds of assets, a sentence for everything else."""
+    graph, repository = defs.resolve_asset_graph(), defs.get_repository_def()
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        assert (node.group_name != "default", bool(node.owners), bool(node.kinds)) == (True, True, True), key
+        assert node.description, key
+    jobs = [job for job in repository.get_all_jobs() if not job.name.startswith("__")]
+    for one in (*jobs, *repository.sensor_defs, *repository.schedule_defs):
+        assert (one.description or "").endswith("."), one.name
+
+
+def test_every_field_of_every_launchpad_says_what_to_fill_in() -> None:
+    for job in defs.get_repository_def().get_all_jobs():
+        for node in job.nodes_in_topological_order:
+            fields = getattr(node.definition.config_schema.config_type, "fields", None) or {}  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+            assert [f"{node.name}.{name}" for name, field in fields.items() if not field.description] == []

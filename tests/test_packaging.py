@@ -33,3 +33,26 @@ def test_every_file_of_data_is_installed() -> None:
         if path.is_file() and path.suffix not in (".py", ".pyc") and path.relative_to(PROJECT).parts[1] not in ELSEWHERE
     }
     assert sorted(data - installed) == []
+
+
+def test_every_test_that_starts_a_sandbox_says_so() -> None:
+    """On a real cluster a test that is not marked would be taken for one that needs no cluster, and be left out unseen."""
+    tests = PROJECT / "tests"
+    leads = {
+        tests / "clusters" / "conftest.py",
+        tests / "rollouts" / "conftest.py",
+    }  # to a real cluster, if one is named
+    starts = {
+        path
+        for path in tests.rglob("*.py")
+        if "supervisor.start(" in path.read_text() and path not in leads and path != Path(__file__)
+    }
+    folders = {path.parent for path in starts if path.name == "conftest.py"}
+    users = {
+        path
+        for path in tests.rglob("test_*.py")
+        if path in starts
+        or (path.parent in folders and any(name in path.read_text() for name in ("deployed", "operated")))
+    }
+    unmarked = [path.name for path in users if path.parent.name != "sandbox" and "sandbox_only" not in path.read_text()]
+    assert unmarked == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,6 +17,10 @@ from nexus_ops.errors import OperationError, TemporaryError
 from nexus_ops.releases.waves import identity, in_waves
 
 Object = dict[str, Any]
+Place = tuple[Kind, str | None]
+"""A kind in a namespace."""
+MANY = 20
+"""From so many objects of a kind in a namespace on, they are listed instead of read one by one."""
 THREADS = 8
 SETTLE_SECONDS = 30.0
 """How long a namespace or a definition may take before what needs it is applied."""
@@ -54,7 +59,10 @@ def apply_rendering(
     with ThreadPoolExecutor(THREADS) as pool:
         for wave, members in in_waves([obj for obj in wanted if not is_routed(obj)]):
             report(f"{wave}: {len(members)} objects")
-            running = [pool.submit(_apply, fenced, obj, applyset, replicas, adopt) for obj in members]
+            live = live_of_many(fenced.client, members)
+            running = [
+                pool.submit(_apply, fenced, obj, applyset, replicas, adopt, live.get(_place(obj))) for obj in members
+            ]
             for obj, changed in zip(members, _results(running), strict=True):
                 (result.changed if changed else result.unchanged).append(_name(identity(obj)))
             wait_settled(fenced.client, [obj for obj in members if obj["kind"] in FIRST], seconds=SETTLE_SECONDS)
@@ -63,6 +71,26 @@ def apply_rendering(
     result.pruned = [_name(member) for member in pruned.deleted]
     result.kept_back = [_name(member) for member in pruned.kept_back]
     return result
+
+
+def live_of_many(client: ClusterClient, objects: Iterable[Object]) -> dict[Place, dict[str, Object]]:
+    """What is live of the kinds of which there are many in a namespace, by name: one list takes the place of many reads.
+
+    It is as good as reading each: what changes after it is refused by its version, and read then.
+    """
+    found: dict[Place, dict[str, Object]] = {}
+    for (kind, namespace), number in Counter(map(_place, objects)).items():
+        if number >= MANY:
+            try:
+                listed = client.list(kind, namespace)
+            except Refused:
+                continue  # we may read each, but not list: so each is read
+            found[kind, namespace] = {obj["metadata"]["name"]: obj for obj in listed}
+    return found
+
+
+def _place(obj: Object) -> Place:
+    return Kind.of(obj), obj["metadata"].get("namespace")
 
 
 def foreign_objects(client: ClusterClient, objects: Iterable[Object], applyset: ApplySet) -> dict[str, str]:
@@ -98,8 +126,15 @@ def _the_error(errors: list[BaseException]) -> BaseException:
     return FieldConflict.of_all(conflicts) if len(conflicts) == len(errors) else errors[0]
 
 
-def _apply(fenced: Fenced, obj: Object, applyset: ApplySet, replicas: Mapping[str, int], adopt: bool) -> bool:
-    """Apply one object; whether that changed anything."""
+def _apply(
+    fenced: Fenced,
+    obj: Object,
+    applyset: ApplySet,
+    replicas: Mapping[str, int],
+    adopt: bool,
+    seen: Mapping[str, Object] | None,
+) -> bool:
+    """Apply one object; whether that changed anything. `seen`: what is live of its kind, if that is known."""
 
     def admit(live: Object) -> bool:
         owner = foreign_owner(live, applyset)
@@ -111,7 +146,7 @@ def _apply(fenced: Fenced, obj: Object, applyset: ApplySet, replicas: Mapping[st
 
     if obj["kind"] == "Deployment":
         return fenced.apply_workload(obj, replicas.get(obj["metadata"]["name"], 0), admit=admit)[1]
-    return fenced.apply_release(obj, admit=admit)[1]
+    return fenced.apply_release(obj, admit=admit, seen=seen)[1]
 
 
 def _name(key: Identity) -> str:

@@ -39,15 +39,21 @@ class Fenced:
     def token(self) -> int:
         return self.lease.token
 
-    def apply_release(self, obj: Object, *, admit: Admit = lambda _: False) -> tuple[Object, bool]:
+    def apply_release(
+        self, obj: Object, *, admit: Admit = lambda _: False, seen: Mapping[str, Object] | None = None
+    ) -> tuple[Object, bool]:
         """Apply what a release owns of an object (all but replicas and the autoscaler's floor); what it is then, and
         whether that changed anything.
 
         Against the version that was read: a driver that was paused in between is refused once a later one wrote.
+        `seen`: what was live of its kind and namespace just now, by name; without it the object is read.
         """
         meta = obj["metadata"]
-        for _ in self._tries():
-            live = self.client.get(Kind.of(obj), meta["name"], meta.get("namespace"))
+        for attempt in self._tries():
+            if seen is not None and not attempt:
+                live = seen.get(meta["name"])
+            else:
+                live = self.client.get(Kind.of(obj), meta["name"], meta.get("namespace"))
             body, before, taken = release_part(obj), "", False
             if live is not None:
                 self._check(live)

@@ -62,12 +62,14 @@ def apply_candidate(context: RolloutContext, fenced: Fenced, record: Record) -> 
 
 def pin_floors(context: RolloutContext, fenced: Fenced, record: Record) -> None:
     """While the rollout lasts, no autoscaler takes away what it counts on."""
-    colours = [record.candidate.colour, *([record.stable.colour] if record.stable else [])]
-    _set_floors(
-        context,
-        fenced,
-        {f"{name}-{colour}": number for colour in colours for name, number in record.replicas.items()},
-    )
+    copies = [record.candidate, *([record.stable] if record.stable else [])]
+    floors = {
+        f"{name}-{copy.colour}": record.replicas[name]
+        for copy in copies
+        for name in context.works(copy.release)
+        if name in record.replicas  # one that the candidate does not have any more is left as it is
+    }
+    _set_floors(context, fenced, floors)
 
 
 def scale_components(

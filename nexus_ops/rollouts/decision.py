@@ -44,6 +44,8 @@ class Observed:
     """The candidate's share of requests (percent) as it was measured, whether or not it is the weight."""
     weight_problem: str = ""
     """Why the weight could not be observed, in words."""
+    stable: Works | None = None
+    """What the stable copy consists of; None: the same components as the candidate."""
 
     def of(self, component: str, colour: Colour) -> Pods:
         return self.pods.get((component, colour), Pods())

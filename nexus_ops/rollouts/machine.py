@@ -200,7 +200,7 @@ def _clean_up(
     del ledger
     if record.stable is None:
         return None
-    old, nothing = record.stable.colour, none_of(list(works))
+    old, everything = record.stable.colour, [*{**works, **(observed.stable or {})}]
     if stage.until is None:
         return Decision("monitor", "the hold begins: the old colour stays as the way back", stage=stage.name)
     until = moment(stage.until)
@@ -212,8 +212,8 @@ def _clean_up(
     if observed.verdict == "error" and late <= record.settings.insufficient_seconds:
         why = f"the old colour stays while nothing can be said of the new one: {observed.verdict_reason}"
         return Decision("wait", why, until=now + LOOK_AGAIN)
-    return take_down(observed, old, nothing, "the old colour is not needed any more") or drain(
-        record, observed, now, old, list(works), "what the old colour has begun is finished first"
+    return take_down(observed, old, none_of(everything), "the old colour is not needed any more") or drain(
+        record, observed, now, old, everything, "what the old colour has begun is finished first"
     )
 
 
@@ -228,16 +228,18 @@ def _back(ledger: Ledger, record: Record, works: Works, observed: Observed, now:
             return Decision("weight", "nothing may reach a candidate that failed", weight=0)
         return _let_go(ledger, record, works, observed, now)
     old = record.stable.colour
+    # What is new with the candidate has nowhere to go back to: it goes with the candidate.
+    known: Works = {name: work for name, work in works.items() if observed.stable is None or name in observed.stable}
     if record.weight or observed.weight:
         why = "the stable colour must be ready before traffic returns"
-        if decision := bring_up(observed, old, sizes(record, works, "request"), why):
+        if decision := bring_up(observed, old, sizes(record, known, "request"), why):
             return decision
     if not record.applied:
         return Decision("rolled-back", record.reason)
     return (
         to_weight(record, observed, 0, now)
-        or share_workers(record, works, observed, to=old, away=new)
-        or hand_over(record, works, observed, now, to=old, away=new)
+        or share_workers(record, known, observed, to=old, away=new)
+        or hand_over(record, known, observed, now, to=old, away=new)
         or _let_go(ledger, record, works, observed, now)
     )
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from nexus_ops.clusters.client import DEPLOYMENT, POD
 from nexus_ops.rollouts.context import RolloutContext
-from nexus_ops.rollouts.decision import Observed, Pods
+from nexus_ops.rollouts.decision import Observed, Pods, Works
 from nexus_ops.rollouts.monitor import Health, check_health
 from nexus_ops.rollouts.record import Record, moment
 from nexus_ops.rollouts.routers import Seen, TrafficRouter
@@ -50,7 +50,7 @@ def observe(context: RolloutContext, record: Record, router: TrafficRouter) -> t
     The edge and the metrics are looked at only where it matters: before anything has been routed to the candidate there
     is nothing to see, and a candidate whose traffic is to be taken away need not be looked at first.
     """
-    observed = Observed(observe_pods(context))
+    observed = Observed(observe_pods(context), stable=_stable(context, record))
     if record.phase == "rolling-back":
         looked = record.applied and not record.weight
         return _with_edge(observed, router.look(record.candidate.colour)) if looked else observed, None
@@ -68,7 +68,7 @@ def glance(context: RolloutContext, record: Record) -> tuple[Observed, Health | 
 
     Enough to see whether there is anything to do; whoever does it looks for himself.
     """
-    observed = Observed(observe_pods(context), record.weight)
+    observed = Observed(observe_pods(context), record.weight, stable=_stable(context, record))
     if record.phase == "rolling-back" or not serves(record):
         return observed, None
     health = check_health(context, record)
@@ -78,6 +78,11 @@ def glance(context: RolloutContext, record: Record) -> tuple[Observed, Health | 
 def serves(record: Record) -> bool:
     """Whether the candidate has traffic, and is judged by how it serves it."""
     return record.stage is not None and record.stage.watched and record.weight > 0
+
+
+def _stable(context: RolloutContext, record: Record) -> Works | None:
+    """What the stable copy consists of: the candidate may have a component more, or one less."""
+    return context.works(record.stable.release) if record.stable else None
 
 
 def _bakes(record: Record, now: datetime) -> bool:

@@ -117,7 +117,7 @@ def _start(
             folder = home / "clusters" / name
             (folder / "ready.json").unlink(missing_ok=True)
             config = {
-                "cluster": name, "topology": str(path.absolute()), "images": str(project_folder() / "images.yaml"),
+                "cluster": name, "topology": str(path.absolute()), "images": os.environ.get("NEXUS_IMAGES") or str(project_folder() / "images.yaml"),
                 "folder": str(folder), "templates": str(home / "templates"),
                 "parts": [part for part in parts if part in CLUSTER_PARTS], "ports": ports,
             }  # fmt: skip

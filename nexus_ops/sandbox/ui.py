@@ -23,7 +23,7 @@ from nexus_ops.errors import TemporaryError
 from nexus_ops.sandbox.processes import birth, free_port
 from nexus_ops.topology import project_folder
 
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 STOP_SECONDS = 20.0
 
 

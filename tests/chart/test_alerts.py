@@ -82,3 +82,15 @@ def test_large_numbers_are_written_out() -> None:
 def test_alerts_can_be_switched_off() -> None:
     values = changed(values_of("shared"), "monitoring.alerts.enabled", False)
     assert not of_kind(render(values), "PrometheusRule")
+
+
+def test_every_alert_leads_to_its_runbook() -> None:
+    """Whoever is woken at three needs the page, and not a search for it."""
+    for name, rule in rules().items():
+        page = PROJECT / rule["annotations"]["runbook_url"]
+        assert page.name == f"{name}.md"
+        text = page.read_text()
+        assert all(part in text for part in ("**You see.**", "**It means.**", "**Do.**"))
+    index = (PROJECT / "docs" / "runbooks" / "README.md").read_text()
+    pages = {page.name for page in (PROJECT / "docs" / "runbooks").glob("*.md")} - {"README.md"}
+    assert {name for name in pages if f"({name})" not in index} == set()

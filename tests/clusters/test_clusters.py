@@ -20,7 +20,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nexus_ops.clusters.apply import ApplyResult, apply_rendering
+from nexus_ops.clusters.apply import MANY, ApplyResult, apply_rendering
 from nexus_ops.clusters.applyset import ApplySet, inventory
 from nexus_ops.clusters.client import (
     AUTOSCALER,
@@ -124,6 +124,38 @@ def apply(fenced: Fenced, applyset: ApplySet, *objects: Object, **options: Any) 
 
 
 # ---------------------------------------------------------------- applying
+
+
+def test_many_objects_of_a_kind_are_applied_as_few_are(fenced: Fenced, blue: ApplySet, namespace: str) -> None:
+    """They are listed and not read one by one: what is new, unchanged, somebody else's or gone has to be seen all the same."""
+    objects = [config(namespace, f"c{number}", a="1") for number in range(MANY + 5)]
+    assert len(apply(fenced, blue, *objects).changed) == len(objects)
+    assert apply(fenced, blue, *objects).changed == []
+    objects[3] = config(namespace, "c3", a="2")
+    again = apply(fenced, blue, *objects[:-1])
+    assert (again.changed, again.pruned) == (["ConfigMap/c3"], [f"ConfigMap/c{MANY + 4}"])
+    other = {**config(namespace, "c99", a="1")}
+    other["metadata"]["annotations"] = {"meta.helm.sh/release-name": "theirs"}
+    fenced.client.create(other, manager="helm")
+    with pytest.raises(Refused, match="it belongs to the Helm release theirs"):
+        apply(fenced, blue, *objects, config(namespace, "c99", a="2"))
+
+
+def test_what_was_listed_and_changed_since_is_read_anew(
+    fenced: Fenced, take: Callable[[], HeldLease], clock: Any, namespace: str
+) -> None:
+    """A list is older than a read: a driver that was paused after it must not write over a later one's work."""
+    fenced.apply_release(config(namespace, a="1"))
+    stale = {"c": fenced.client.get(CONFIG_MAP, "c", namespace) or {}}
+    fenced.client.replace({**stale["c"], "data": {"a": "1", "theirs": "1"}}, manager="other")
+    assert fenced.apply_release(config(namespace, a="2"), seen=stale)[0]["data"] == {"a": "2", "theirs": "1"}
+    stale = {"c": fenced.client.get(CONFIG_MAP, "c", namespace) or {}}
+    clock.ahead = timedelta(minutes=1)
+    later = Fenced(fenced.client, take())
+    later.write_config_map("c", namespace, lambda data: data)
+    clock.ahead = timedelta()
+    with pytest.raises(FenceLost, match="written by a later driver"):
+        fenced.apply_release(config(namespace, a="3"), seen=stale)
 
 
 def test_applying_twice_changes_nothing(fenced: Fenced, blue: ApplySet, namespace: str) -> None:
