@@ -26,6 +26,10 @@ class Behaviour:
     crash_after_seconds: float | None = None
     pnl: float = 1200.0
     risk: float = 35.0
+    cpu_busy: float | None = None
+    """How busy the CPU is that the pod shows as a node exporter would (0 to 1); None: it shows none."""
+    metrics: bool = True
+    """False: the metrics page is an error, so that Prometheus calls the pod down."""
     drain: bool = True
     order_seconds: float = 0.05
     """How long an order takes; a very long one is an order that is stuck."""
@@ -128,6 +132,8 @@ class Agent:
 
     async def _answer(self, request: web.BaseRequest) -> web.Response:
         path = request.path
+        if path == "/metrics" and not self.behaviour.metrics:
+            return self._said(500, {"error": "no metrics"})
         if path == "/metrics":
             return web.Response(text=self.metrics(), content_type="text/plain")
         if path.startswith("/health"):
@@ -212,6 +218,12 @@ class Agent:
             lines += [
                 "# TYPE portfolio_risk_score gauge",
                 f'portfolio_risk_score{{portfolio_id="main"}} {self.behaviour.risk}',
+            ]
+        if self.behaviour.cpu_busy is not None:
+            idle = (asyncio.get_running_loop().time() - self.started) * (1 - self.behaviour.cpu_busy)
+            lines += [
+                "# TYPE node_cpu_seconds_total counter",
+                f'node_cpu_seconds_total{{cpu="0",mode="idle"}} {idle}',
             ]
         if self.component in EXCLUSIVE:
             lines += ["# TYPE orders_executed_total counter", f"orders_executed_total {self.orders_done}"]
