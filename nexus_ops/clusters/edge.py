@@ -58,7 +58,9 @@ def edge_client() -> httpx.Client:
 
 
 def ask_edge(http: httpx.Client, url: str, host: str, times: int) -> Counter[str]:
-    """Send real requests through the edge; how many each colour answered (`none`: nobody did).
+    """Send real requests through the edge; how many each colour answered.
+
+    `none` are those that the edge itself answered, for nobody serves them; `silent` those without any answer.
 
     The address may be a load balancer's: over TLS the host is what is asked for, and whose certificate must be shown.
     """
@@ -68,7 +70,7 @@ def ask_edge(http: httpx.Client, url: str, host: str, times: int) -> Counter[str
         try:
             return http.get(url, headers={"Host": host}, extensions=named).headers.get("x-nexus-colour", "none")
         except httpx.TransportError:
-            return "none"
+            return "silent"
 
     with ThreadPoolExecutor(THREADS) as pool:
         return Counter(pool.map(ask, range(times)))

@@ -14,6 +14,7 @@ from nexus_ops.rollouts.bad import find_bad, refusal
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.drift import drift_page
 from nexus_ops.rollouts.record import NAME, Copy, Ledger, Record
+from nexus_ops.rollouts.routers import router_of
 from nexus_ops.rollouts.smoke import FILE, read_questions
 from nexus_ops.rollouts.strategy import TITLES, Settings, names, settings_of, stages_of
 from nexus_ops.topology import other, project_folder
@@ -128,7 +129,7 @@ def _fitting(context: RolloutContext, settings: Settings, stable: Copy | None) -
     if settings.strategy == "canary":
         if stable is None:  # nothing serves with which it could share
             settings = replace(settings, strategy="blue-green", gates=())
-        elif context.topology.environment_of(context.cluster).router == "service-selector":
+        elif not router_of(context).moves_by_weight:
             raise PermanentError(
                 "its router moves all traffic or none, and a canary needs weights.",
                 target=context.cluster.name,

@@ -17,6 +17,7 @@ from nexus_ops.rollouts.backing import SECRET, Check, check_database, check_redi
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.monitor import NoGuardrails, guardrails_of
 from nexus_ops.rollouts.record import Copy
+from nexus_ops.rollouts.routers.elbv2 import load_balancers
 from nexus_ops.topology import Colour
 
 
@@ -33,7 +34,7 @@ def check_prerequisites(
     gates.append(_capacity(context, renderings, candidate, stable))
     checks += [Check(f"gate: {gate.name}", " ".join(gate.problems[:3])) for gate in gates]
     backing = (*check_database(context, release), *check_redis(context, release), *check_sei(context, release))
-    watched = (_guardrails(renderings[0]), _prometheus(context))
+    watched = (_guardrails(renderings[0]), _prometheus(context), *_load_balancer(context))
     return [
         *checks,
         _definitions(context, renderings),
@@ -156,3 +157,14 @@ def _prometheus(context: RolloutContext) -> Check:
         return Check("Prometheus answers", str(error))
     problem = "" if answer.status_code == 200 else f"Prometheus is not ready (it answers {answer.status_code})."
     return Check("Prometheus answers", problem)
+
+
+def _load_balancer(context: RolloutContext) -> Iterator[Check]:
+    """Whether AWS can be asked about load balancers, where one moves the traffic."""
+    if context.topology.environment_of(context.cluster).router == "alb":
+        try:
+            names = load_balancers(context.cluster.region)
+        except OperationError as error:
+            yield Check("AWS answers", str(error))
+        else:
+            yield Check("AWS answers", note=f"{len(names)} load balancers in {context.cluster.region}")

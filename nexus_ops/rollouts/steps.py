@@ -31,7 +31,7 @@ from nexus_ops.rollouts.prerequisites import check_prerequisites
 from nexus_ops.rollouts.record import NAME, BadRelease, Event, Reason, Record, draining_key, with_bad
 from nexus_ops.rollouts.routers import TrafficRouter
 from nexus_ops.rollouts.smoke import FILE, ask, read_questions
-from nexus_ops.topology import project_folder
+from nexus_ops.topology import Colour, project_folder
 
 LOOK_AGAIN = 0.3
 """Seconds between looks at what is expected in a moment (a route, pods that leave)."""
@@ -122,9 +122,7 @@ class Steps:
         late = wait_ready(self.context.client, namespace, wanted, seconds=min(self.left(), LOOK_UP))
         if not late:
             return None
-        stage = record.stage
-        began = datetime.fromisoformat(stage.started) if stage and stage.started else self.context.clock()
-        if (self.context.clock() - began).total_seconds() > record.settings.ready_seconds and record.phase == "running":
+        if record.phase == "running" and self._is_late(record):
             raise Failed(f"not ready after {record.settings.ready_seconds} s: {late}", target=self.context.cluster.name)
         if self.left() > 0:
             return None
@@ -183,11 +181,26 @@ class Steps:
             )
         )
 
-    def _weight(self, record: Record, decision: Decision) -> None:
-        weight = decision.weight or 0
+    def _weight(self, record: Record, decision: Decision) -> Advance | None:
+        weight, colour = decision.weight or 0, record.candidate.colour
+        if record.phase == "running" and weight > record.weight and (blocked := self._cannot_be_reached(colour)):
+            if self._is_late(record):
+                raise Failed(f"traffic cannot be sent to {colour}: {blocked}", target=self.context.cluster.name)
+            return None if self.left() > 0 else Advance("waiting", record, f"traffic waits: {blocked}")
         self.route(record, weight)
         now = self.context.clock().isoformat()
         self.write(lambda current: replace(current, weight=weight, weight_since=now, observed=None))
+
+    def _is_late(self, record: Record) -> bool:
+        """Whether the present stage has lasted longer than pods may take to become ready."""
+        stage = record.stage
+        began = datetime.fromisoformat(stage.started) if stage and stage.started else self.context.clock()
+        return (self.context.clock() - began).total_seconds() > record.settings.ready_seconds
+
+    def _cannot_be_reached(self, colour: Colour) -> str:
+        """Why the router would send traffic to nobody there; what passes in a moment is waited for."""
+        self.look_until(lambda: not self.router.blocked(colour), most=LOOK_UP)
+        return self.router.blocked(colour)
 
     def _observe_weight(self, record: Record, decision: Decision) -> Advance | None:
         """Look for a little while; then it is decided anew, for an abort may have come or the time may be over."""

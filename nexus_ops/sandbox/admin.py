@@ -8,6 +8,7 @@ from aiohttp import web
 
 from nexus_ops.sandbox.kube.faults import Faults, Rule
 from nexus_ops.sandbox.kube.store import Store
+from nexus_ops.sandbox.load_balancer import LoadBalancers, Trouble
 from nexus_ops.sandbox.pods.kubelet import Kubelet
 from nexus_ops.sandbox.pods.server import Journal
 
@@ -15,11 +16,14 @@ from nexus_ops.sandbox.pods.server import Journal
 class Admin:
     """HTTP on a loopback port of its own, so that a frozen API can still be thawed."""
 
-    def __init__(self, store: Store, faults: Faults, kubelet: Kubelet, journal: Journal) -> None:
+    def __init__(
+        self, store: Store, faults: Faults, kubelet: Kubelet, journal: Journal, balancers: LoadBalancers
+    ) -> None:
         self.store = store
         self.faults = faults
         self.kubelet = kubelet
         self.journal = journal
+        self.balancers = balancers
 
     def application(self) -> web.Application:
         app = web.Application()
@@ -35,6 +39,8 @@ class Admin:
                 web.put("/behaviours/{version}", self._behave),
                 web.get("/requests", self._requests),
                 web.get("/orders", self._orders),
+                web.put("/load-balancer", self._disturb),
+                web.delete("/load-balancer", self._settle),
                 web.post("/{what:freeze|thaw|kill|revive}", self._freeze),
             ]
         )
@@ -94,6 +100,17 @@ class Admin:
 
     async def _orders(self, _: web.Request) -> web.Response:
         return web.json_response(self.journal.orders)
+
+    async def _disturb(self, request: web.Request) -> web.Response:
+        try:
+            self.balancers.disturb(Trouble.parse(await request.json()))
+        except (ValueError, TypeError) as error:
+            raise web.HTTPBadRequest(text=str(error)) from None
+        return web.json_response("ok")
+
+    async def _settle(self, _: web.Request) -> web.Response:
+        self.balancers.disturb(Trouble())
+        return web.json_response("ok")
 
     async def _freeze(self, request: web.Request) -> web.Response:
         what = request.match_info["what"]

@@ -1,16 +1,27 @@
-"""AWS of the sandbox: moto's server, one for all clusters, as a process of its own."""
+"""AWS of the sandbox: moto's server, one for all clusters, as a process of its own.
+
+moto calls every registered target healthy. Here a target is healthy when it answers its health check, as in AWS.
+"""
 
 from __future__ import annotations
 
 import argparse
 import signal
 import threading
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+
+Object = dict[str, Any]
+CHECK_SECONDS = 1.0
+UNHEALTHY = "nexus.ai/sandbox-unhealthy"
+"""Tag of a target group whose targets fail their health checks on demand."""
 
 
 def serve(port: int) -> None:
     """Answer on a loopback port until SIGTERM or SIGINT."""
     from moto.server import ThreadedMotoServer  # pyright: ignore[reportMissingTypeStubs]  # has none; slow to import
 
+    check_targets()
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
@@ -18,6 +29,41 @@ def serve(port: int) -> None:
     server.start()
     stopped.wait()
     server.stop()
+
+
+def check_targets() -> None:
+    """Have moto ask the targets of load balancers for their health."""
+    import moto.elbv2.models as elbv2  # pyright: ignore[reportMissingTypeStubs]
+
+    plain = elbv2.FakeTargetGroup.health_for
+
+    def health_for(self: Any, target: Object, ec2_backend: Any) -> Any:
+        found = plain(self, target, ec2_backend)
+        if found.status == "healthy" and (problem := _problem(self, target)):
+            found.status, found.reason, found.description = "unhealthy", "Target.FailedHealthChecks", problem
+        return found
+
+    elbv2.FakeTargetGroup.health_for = health_for
+
+
+def _problem(group: Any, target: Object) -> str:
+    """Why a target fails its health check; empty when it does not."""
+    import moto.elbv2.models as elbv2  # pyright: ignore[reportMissingTypeStubs]
+
+    backend = elbv2.elbv2_backends[group.account_id][group.region_name]
+    tags = backend.tagging_service.get_tag_dict_for_resource(group.arn)
+    if UNHEALTHY in tags:
+        return "Health checks failed on demand"
+    port = target.get("Port") or group.port
+    connection = HTTPConnection(target["Id"], int(port), timeout=CHECK_SECONDS)
+    try:
+        connection.request("GET", group.health_check_path or "/")
+        status = connection.getresponse().status
+    except (OSError, HTTPException) as error:
+        return f"Health checks failed: {type(error).__name__}"
+    finally:
+        connection.close()
+    return "" if status == 200 else f"Health checks failed with these codes: [{status}]"
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ from nexus_ops.sandbox.kube.discovery import VERSION
 from nexus_ops.sandbox.kube.faults import Faults
 from nexus_ops.sandbox.kube.registry import Registry, Request
 from nexus_ops.sandbox.kube.store import Store
+from nexus_ops.sandbox.load_balancer import LoadBalancers
 from nexus_ops.sandbox.pods.kubelet import Kubelet
 from nexus_ops.sandbox.pods.server import Behaviour, Journal
 from nexus_ops.sandbox.processes import Ports
@@ -136,14 +137,19 @@ async def serve(config: dict[str, Any]) -> None:
     publish(store, cluster, ports)
     served = Api(store, faults, kubelet.read_log, kubelet.follow_log)
     api = await _listen(served.application(), ports["api"])
-    admin = await _listen(Admin(store, faults, kubelet, journal).application(), ports["admin"])
     sei = await _listen(sei_application(), ports["sei"])
     gateway = Gateway(
         store, folder / "gateway", {"admin": ports["envoy"], **{k: ports[k] for k in ("edge", "services", "balancer")}}
     )
+    balancers = LoadBalancers(
+        store, cluster, config.get("aws", ""), f"http://127.0.0.1:{ports['edge']}", gateway.balance
+    )
+    admin = await _listen(Admin(store, faults, kubelet, journal, balancers).application(), ports["admin"])
     prometheus = Prometheus(store, folder / "prometheus", ports["prometheus"], cluster.monitoring_namespace)
     if "gateway" in parts:
         await gateway.start()
+    if "gateway" in parts and config.get("aws"):
+        balancers.start()
     if "prometheus" in parts:
         await prometheus.start()
     await begun
@@ -159,7 +165,9 @@ async def serve(config: dict[str, Any]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     await stopped.wait()
-    await asyncio.gather(gateway.stop(), prometheus.stop(), *(server.stop() for server in databases.values()))
+    await asyncio.gather(
+        balancers.stop(), gateway.stop(), prometheus.stop(), *(server.stop() for server in databases.values())
+    )
     await kubelet.stop()
     runner.stop()
     await asyncio.gather(api.cleanup(), admin.cleanup(), sei.cleanup())

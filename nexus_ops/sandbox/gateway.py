@@ -24,6 +24,8 @@ from nexus_ops.sandbox.routes import backends, cluster_name, unresolved, unsuppo
 Object = dict[str, Any]
 ROUTES, GATEWAYS = "httproutes.gateway.networking.k8s.io", "gateways.gateway.networking.k8s.io"
 WATCHED = {ROUTES, GATEWAYS, "services", "endpoints"}
+BALANCER = "nexus-load-balancer"
+"""The Service whose selector moves traffic where no gateway does."""
 CONTROLLER = "nexus.ai/sandbox-gateway"
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ class Gateway:
         """The version of each route, by uid, that Envoy took last."""
         self._refused: dict[str, tuple[int, str]] = {}
         """Generation and reason of what Envoy did not take, by the route's uid."""
+        self._balanced: list[Object] = []
+        """What load balancers lead to, in the shape of routes; they have no status of their own here."""
         self._task: asyncio.Task[None] | None = None
         self._stop = store.subscribe(self._on_event)
 
@@ -50,6 +54,11 @@ class Gateway:
         self.envoy.write_routes("edge", [])
         await self.envoy.start()
         self._task = asyncio.get_running_loop().create_task(self._follow())
+
+    def balance(self, routes: list[Object]) -> None:
+        """Serve these, too, from now on."""
+        self._balanced = routes
+        self._dirty.set()
 
     async def stop(self) -> None:
         self._stop()
@@ -69,7 +78,7 @@ class Gateway:
                 self._say_addresses()
                 routes = self.store.list(ROUTES)
                 try:
-                    trouble = await self._program(session, routes)
+                    trouble = await self._program(session, [*routes, *self._balanced])
                 except EnvoySilent:
                     self._dirty.set()  # Envoy was slow: ask again, or no route would ever be said to be accepted
                 except EnvoyEnded as error:
@@ -133,7 +142,7 @@ class Gateway:
         """
         named = {
             (backend.get("namespace", route["metadata"]["namespace"]), backend["name"], backend.get("port"))
-            for route in (*self.store.list(ROUTES), *self._serving.values())
+            for route in (*self.store.list(ROUTES), *self._balanced, *self._serving.values())
             for backend in backends(route)
         }
         for service in services:
@@ -189,7 +198,7 @@ class Gateway:
         """What the Service nexus-load-balancer leads to, for environments whose router is its selector."""
         for service in services:
             meta = service["metadata"]
-            if meta["name"] == "nexus-load-balancer":
+            if meta["name"] == BALANCER:
                 target = cluster_name(meta["namespace"], meta["name"], service["spec"]["ports"][0]["port"])
                 routes = [{"match": {"prefix": "/"}, "route": {"cluster": target, "timeout": "30s"}}]
                 return [{"name": "balancer", "domains": ["*"], "routes": routes}]
@@ -230,19 +239,23 @@ class Gateway:
         return service is not None and port in [entry["port"] for entry in service["spec"].get("ports") or ()]
 
     def _say_addresses(self) -> None:
-        url = f"http://127.0.0.1:{self.ports['edge']}"
-        for gateway in self.store.list(GATEWAYS):
-            meta = gateway["metadata"]
-            if (meta.get("annotations") or {}).get("nexus.ai/edge-url") != url:
+        """Where users come in on this machine, written on what leads them there."""
+        balancers = [one for one in self.store.list("services") if one["metadata"]["name"] == BALANCER]
+        entrances = [(GATEWAYS, one, "edge") for one in self.store.list(GATEWAYS)]
+        entrances += [("services", one, "balancer") for one in balancers]
+        for key, obj, port in entrances:
+            meta, url = obj["metadata"], f"http://127.0.0.1:{self.ports[port]}"
+            if (meta.get("annotations") or {}).get("nexus.ai/edge-url") == url:
+                continue
+            with contextlib.suppress(ApiError):  # deleted meanwhile
                 self.store.edit(
-                    GATEWAYS, meta["namespace"], meta["name"],
-                    lambda obj: obj["metadata"].setdefault("annotations", {}).update({"nexus.ai/edge-url": url}),
+                    key, meta["namespace"], meta["name"],
+                    lambda obj, url=url: obj["metadata"].setdefault("annotations", {}).update({"nexus.ai/edge-url": url}),
                 )  # fmt: skip
+            if key == GATEWAYS:
                 addresses = [{"type": "IPAddress", "value": "127.0.0.1"}]
                 self._edit(
-                    GATEWAYS,
-                    gateway,
-                    lambda obj, a=addresses: obj.update(status={**obj.get("status", {}), "addresses": a}),
+                    key, obj, lambda obj, a=addresses: obj.update(status={**obj.get("status", {}), "addresses": a})
                 )
 
     def _edit(self, key: str, obj: Object, change: Any) -> None:

@@ -112,6 +112,9 @@ def _start(
         _save(home, State("", {key: process.pid for key, process in processes.items()}, {}, "", births), ready=False)
         return processes[name]
 
+    port = free_port() if "aws" in parts else 0
+    if port:
+        endpoint = f"http://127.0.0.1:{port}"
     try:
         for name in names:
             folder = home / "clusters" / name
@@ -120,11 +123,10 @@ def _start(
                 "cluster": name, "topology": str(path.absolute()), "images": os.environ.get("NEXUS_IMAGES") or str(project_folder() / "images.yaml"),
                 "folder": str(folder), "templates": str(home / "templates"),
                 "parts": [part for part in parts if part in CLUSTER_PARTS], "ports": ports,
+                "aws": endpoint,
             }  # fmt: skip
             spawn(name, ["-m", f"{MARK}.cluster", "--config", json.dumps(config)])
-        if "aws" in parts:
-            port = free_port()
-            endpoint = f"http://127.0.0.1:{port}"
+        if endpoint:
             spawn("aws", ["-m", f"{MARK}.aws", "--port", str(port)])
         found = {name: _wait_until_ready(home, name, processes[name]) for name in names}
         kubeconfig = _write_kubeconfig(home, Topology.load(path), found)
@@ -136,7 +138,7 @@ def _start(
                 arguments += ["--namespace", cluster.namespace, "--rate", str(rate)]
                 spawn(f"traffic-{name}", ["-m", f"{MARK}.traffic", *arguments])
         if endpoint:
-            _wait_until_open(home, "aws", processes["aws"], port=int(endpoint.rsplit(":", 1)[1]))
+            _wait_until_open(home, "aws", processes["aws"], port=port)
     except BaseException:
         _end(home)
         raise

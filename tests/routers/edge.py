@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ import psutil
 import yaml
 
 from nexus_ops.clusters.client import ClusterClient
+from nexus_ops.clusters.edge import ask_edge, edge_client
 from nexus_ops.clusters.fence import Fenced
 from nexus_ops.clusters.lease import acquire
 from nexus_ops.releases.rendering import Rendering
@@ -29,6 +32,7 @@ from nexus_ops.topology import COLOURS, Colour, RouterKind, Topology, project_fo
 Object = dict[str, Any]
 Found = TypeVar("Found")
 CLUSTER, NAMESPACE = "staging-us-west-2", "nexus-agents"
+ALB = "alb.ingress.kubernetes.io"
 ROUTE = "gateway.networking.k8s.io/v1"
 
 
@@ -71,7 +75,15 @@ def routed(kind: RouterKind, host: str) -> list[Object]:
     balancer = {"apiVersion": "v1", "kind": "Service", "metadata": {**meta, "name": "nexus-load-balancer"},
                 "spec": {"selector": {"app.kubernetes.io/name": "agent-orchestrator"},
                          "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}}  # fmt: skip
-    return [gateway, route] if kind == "gateway-api" else [balancer]
+    groups = [{"serviceName": backend["name"], "servicePort": "80", "weight": 0} for backend in backends]
+    action = {"type": "forward", "forwardConfig": {"targetGroups": groups}}
+    path = {"path": "/", "pathType": "Prefix",
+            "backend": {"service": {"name": "nexus-api", "port": {"name": "use-annotation"}}}}  # fmt: skip
+    annotations = {f"{ALB}/target-type": "ip", f"{ALB}/healthcheck-path": "/ready",
+                   f"{ALB}/actions.nexus-api": json.dumps(action)}  # fmt: skip
+    ingress = {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {**meta, "annotations": annotations},
+               "spec": {"ingressClassName": "alb", "rules": [{"host": host, "http": {"paths": [path]}}]}}  # fmt: skip
+    return {"gateway-api": [gateway, route], "service-selector": [balancer], "alb": [ingress]}[kind]
 
 
 @dataclass
@@ -127,6 +139,11 @@ class Edge:
         answer = httpx.request(method, self.urls["admin"] + path, json=body, timeout=30)
         answer.raise_for_status()
         return answer.json()
+
+    def answers(self) -> Counter[str]:
+        """Who answers a few users now."""
+        with edge_client() as http:
+            return ask_edge(http, self.context().edge_url(), self.host, 12)
 
     @staticmethod
     def until(look: Callable[[], Found], holds: Callable[[Found], Any], seconds: float = 30) -> Found:

@@ -43,7 +43,7 @@ def reached(edge: Edge, weight: int) -> GatewayRouter:
     return router
 
 
-@pytest.mark.parametrize("weight", [5, 10, 25, 50])
+@pytest.mark.parametrize("weight", [5, *(pytest.param(weight, marks=pytest.mark.soak) for weight in (10, 25)), 50])
 def test_each_step_of_a_canary_is_seen_where_nobody_else_asks(edge: Edge, weight: int) -> None:
     """An idle environment: requests of our own, as many as the share takes, and no more while they hold."""
     router = reached(edge, weight)

@@ -42,12 +42,14 @@ def test_what_was_served_before_the_weight_was_set_is_left_out() -> None:
     assert counts
 
 
-def test_a_burst_that_is_scraped_from_one_colour_first_is_not_compared() -> None:
+def test_a_burst_that_is_scraped_from_one_colour_first_is_one_count() -> None:
     """Requests of our own in an idle environment: half of them are in one interval, half in the next."""
     early = pod("blue", [(at, 200.0 if at > 40 else 0.0) for at in range(1, 120, 15)])
     late = pod("green", [(at, 200.0 if at > 50 else 0.0) for at in range(14, 120, 15)])
     counts = intervals([early, late], "green", since=0.0)
-    assert sum(one.requests for one in counts) == 0
+    assert counts == [Counted(200, 400)]
+    half = [{**early, "values": early["values"][:4]}, {**late, "values": late["values"][:3]}]
+    assert intervals(half, "green", since=0.0) == [], "one colour's half of it is no count"
 
 
 def test_a_restart_counts_from_zero() -> None:

@@ -6,22 +6,25 @@ by the colours as asked. What cannot be seen is None, never a yes.
 
 from __future__ import annotations
 
-from nexus_ops.errors import PermanentError
+from collections.abc import Callable
+
 from nexus_ops.rollouts.context import RolloutContext
+from nexus_ops.rollouts.routers.alb import AlbRouter
 from nexus_ops.rollouts.routers.gateway import GatewayRouter
 from nexus_ops.rollouts.routers.router import Seen, TrafficRouter
 from nexus_ops.rollouts.routers.selector import ServiceSelectorRouter
+from nexus_ops.topology import RouterKind
 
-__all__ = ["GatewayRouter", "Seen", "ServiceSelectorRouter", "TrafficRouter", "router_of"]
+__all__ = ["AlbRouter", "GatewayRouter", "Seen", "ServiceSelectorRouter", "TrafficRouter", "router_of"]
+
+
+ROUTERS: dict[RouterKind, Callable[[RolloutContext], TrafficRouter]] = {
+    "gateway-api": GatewayRouter,
+    "service-selector": ServiceSelectorRouter,
+    "alb": AlbRouter,
+}
 
 
 def router_of(context: RolloutContext) -> TrafficRouter:
     """The router of the cluster's environment."""
-    kind = context.topology.environment_of(context.cluster).router
-    if kind == "gateway-api":
-        return GatewayRouter(context)
-    if kind == "service-selector":
-        return ServiceSelectorRouter(context)
-    raise PermanentError(
-        f"the router {kind} is not available yet.", target="topology.yaml", todo="Use gateway-api or service-selector."
-    )
+    return ROUTERS[context.topology.environment_of(context.cluster).router](context)

@@ -18,11 +18,9 @@ from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.routers.probes import look_at_all, measure
 from nexus_ops.rollouts.routers.router import Looking, Object, Seen, colour_of, routed
 from nexus_ops.rollouts.routers.share import Trial, trial
+from nexus_ops.rollouts.routers.since import since_of, stamp
 from nexus_ops.rollouts.routers.users import counted_since
 from nexus_ops.topology import Colour, other
-
-SINCE = "nexus.ai/weight-since"
-"""Annotation of a routed object: when its present weights were set (UTC, ISO 8601)."""
 
 
 class GatewayRouter(Looking):
@@ -42,10 +40,8 @@ class GatewayRouter(Looking):
             # A colour without weight need not exist: a reference to it would leave the route unresolved.
             rule["backendRefs"] = [backend for backend in rule["backendRefs"] if backend["weight"]]
         live = self.context.client.get(HTTP_ROUTE, route["metadata"]["name"], self.context.cluster.namespace)
-        set_before = weight_of(live, candidate) == weight if live else False
-        since = _annotation(live) if live and set_before else ""
-        now = self.context.clock().isoformat()
-        route["metadata"].setdefault("annotations", {})[SINCE] = since or now
+        same = live is not None and weight_of(live, candidate) == weight
+        stamp(route, live, same=same, now=self.context.clock())
         fenced.apply_routed(route)
 
     def look(self, candidate: Colour) -> Seen:
@@ -62,13 +58,13 @@ class GatewayRouter(Looking):
             return look_at_all(self.context, candidate, asked)
         users = self.users(route, candidate, asked)
         if users.verdict == "open":
-            return measure(self.context, candidate, asked, _annotation(route))
+            return measure(self.context, candidate, asked, since_of(route))
         problem = f"{users.said()} by Prometheus" if users.verdict == "differs" else ""
         return Seen(asked, users.share, int(users.counted.requests), problem)
 
     def users(self, route: Object, candidate: Colour, asked: int) -> Trial:
         """What the users' requests say since the weight was set. Nothing, while Prometheus cannot be asked."""
-        if not (since := _annotation(route)):
+        if not (since := since_of(route)):
             return Trial(asked)
         try:
             return trial(asked, counted_since(self.context, candidate, datetime.fromisoformat(since)))
@@ -85,10 +81,6 @@ def weight_of(route: Object, candidate: Colour) -> int | None:
         own = sum(backend.get("weight", 1) for backend in backends if colour_of(backend["name"]) == candidate)
         found.add(round(100 * own / total) if total else 0)
     return found.pop() if len(found) == 1 else None
-
-
-def _annotation(route: Object) -> str:
-    return (route["metadata"].get("annotations") or {}).get(SINCE, "")
 
 
 def _not_programmed(route: Object) -> str:

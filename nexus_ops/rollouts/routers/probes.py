@@ -41,14 +41,26 @@ def look_at_all(context: RolloutContext, candidate: Colour, asked: int) -> Seen:
     except OperationError as error:
         return Seen(asked, problem=f"the edge cannot be asked: {error}")
     known = sum(answers[colour] for colour in COLOURS)
-    if not known:  # nothing serves at all: nor does the candidate
-        return Seen(asked, problem="" if asked == 0 else "nobody answers at the edge")
+    if not known:  # where nothing serves at all, the candidate does not, if the edge says so itself
+        quiet = asked == 0 and answers["none"] == PROBES
+        return Seen(asked, problem="" if quiet else "nobody answers at the edge")
     share = 100 * answers[candidate] / known
     if known < PROBES:
         return Seen(asked, share, known, f"{PROBES - known} of {PROBES} requests at the edge were answered by nobody")
     wanted = candidate if asked else other(candidate)
     problem = "" if answers[wanted] == PROBES else f"{share:.0f} % of {PROBES} requests at the edge were seen"
     return Seen(asked, share, known, problem)
+
+
+def send_some(context: RolloutContext, candidate: Colour, asked: int) -> Seen:
+    """A few that Prometheus is to count. A problem when nobody answers one of them, or who must have none does."""
+    if asked in (0, 100):
+        return look_at_all(context, candidate, asked)
+    with edge_client() as http:
+        answers = ask_edge(http, context.edge_url(), context.host, PROBES)
+    lost = PROBES - sum(answers[colour] for colour in COLOURS)
+    problem = f"{lost} of {PROBES} requests at the edge were answered by nobody" if lost else ""
+    return Seen(asked, problem=problem)
 
 
 def measure(context: RolloutContext, candidate: Colour, asked: int, since: str) -> Seen:

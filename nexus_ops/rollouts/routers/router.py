@@ -43,6 +43,10 @@ class TrafficRouter(Protocol):
         """Request that the candidate gets `weight` percent, the other colour the rest. Fenced, idempotent."""
         ...
 
+    def blocked(self, colour: Colour) -> str:
+        """Why a colour whose pods are ready must not get more traffic yet; empty when it may."""
+        ...
+
     def look(self, candidate: Colour) -> Seen:
         """The candidate's share of edge traffic: what is requested at the router, and what requests show."""
         ...
@@ -53,7 +57,11 @@ class TrafficRouter(Protocol):
 
 
 class Looking:
-    """A router that answers by what it sees."""
+    """A router that answers by what it sees, and for which pods that are ready can be reached."""
+
+    def blocked(self, colour: Colour) -> str:
+        del colour
+        return ""
 
     def look(self, candidate: Colour) -> Seen:
         raise NotImplementedError

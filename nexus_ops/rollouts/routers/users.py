@@ -1,8 +1,9 @@
 """The users' own requests: how many each colour's edge component served since a weight was set, by Prometheus.
 
 Raw counters, subtracted pod by pod: a sum over pods would hide the restart of one. The pods are scraped one after the other,
-so what came in a burst is counted for one pod in this interval and for another in the next: only intervals of steady
-traffic are compared. The one in which the weight was set is left out: part of it was served under the weight before.
+so what came in a burst is counted for one pod in this scrape interval and for another in the next. Stretches of time are
+therefore compared whose ends are alike, or quiet beside what lies between them. The interval in which the weight was set is
+left out: part of it was served under the weight before.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ BEFORE = 120
 SILENT = 3.0
 """Scrape intervals after which a pod's last value says nothing about now."""
 STEADY = 1.5
-"""Requests of two successive intervals differ by this factor at most, and by chance, where traffic is steady."""
+"""Requests of two scrape intervals differ by this factor at most, and by chance, where traffic is the same."""
+QUIET = 0.25
+"""The share of a stretch's requests that may be at one of its ends."""
 Samples = Sequence[tuple[float, float]]
 """Times (seconds since 1970) and values of one counter, oldest first."""
 
@@ -45,7 +48,7 @@ def counted_since(context: RolloutContext, candidate: Colour, since: datetime) -
 
 
 def intervals(matrix: Sequence[Mapping[str, Any]], candidate: Colour, since: float) -> list[Counted]:
-    """What each scrape interval of steady traffic that began after `since` added, from raw samples of counters. Pure."""
+    """What was added in stretches of time that began after `since`, from raw samples of counters. Pure."""
     series = [
         (one["metric"]["colour"] == candidate, [(float(at), float(value)) for at, value in one["values"]])
         for one in matrix
@@ -59,12 +62,24 @@ def intervals(matrix: Sequence[Mapping[str, Any]], candidate: Colour, since: flo
     for begins, ends in pairwise(_grid(since, gap, newest)):
         added = [(own, _added(samples, begins, ends, gap)) for own, samples in series]
         counts.append(Counted(sum(more for own, more in added if own), sum(more for _, more in added)))
-    return [later for earlier, later in pairwise(counts) if _steady(earlier.requests, later.requests)]
+    return list(_stretches(counts))
 
 
-def _steady(earlier: float, later: float) -> bool:
-    low, high = sorted((earlier, later))
-    return high <= STEADY * low + 2 * math.sqrt(high)
+def _stretches(counts: Sequence[Counted]) -> Iterator[Counted]:
+    """Intervals put together until what is scraped late at their ends does not matter; the first one is what came before."""
+    begun, own, total = 0, 0.0, 0.0
+    for last in range(1, len(counts)):
+        own, total = own + counts[last].candidate, total + counts[last].requests
+        before, after = counts[begun].requests, counts[last].requests
+        if _same(before, after) or max(before, after) <= QUIET * total:
+            if total:
+                yield Counted(own, total)
+            begun, own, total = last, 0.0, 0.0
+
+
+def _same(one: float, other: float) -> bool:
+    low, high = sorted((one, other))
+    return high <= STEADY * low + 2 * math.sqrt(low)
 
 
 def _grid(begins: float, step: float, until: float) -> Iterator[float]:
