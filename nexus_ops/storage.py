@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -31,6 +31,10 @@ class AlreadyStored(PermanentError):
 
 class PointerMoved(TemporaryError):
     """Somebody else moved the pointer since it was read."""
+
+
+class NoConditions(PermanentError):
+    """A store that overwrites what was to be created: two who write at once would destroy each other's work."""
 
 
 class StoreUnavailable(TemporaryError):
@@ -88,8 +92,9 @@ def digest_of(data: bytes | bytearray | memoryview) -> str:
 class ObjectStore:
     """Keys and bytes. Keys are paths with `/`, without a leading one."""
 
-    def __init__(self, backend: Any, url: str) -> None:
+    def __init__(self, backend: Any, url: str, options: dict[str, Any] | None = None) -> None:
         self._backend = backend
+        self._options = options or {}
         self._seen = url.startswith("file:")
         """Whether the store itself is known to be there: a missing bucket answers as a missing key does."""
         self.url = url
@@ -110,7 +115,7 @@ class ObjectStore:
                 Path(unquote(parts.path)).mkdir(parents=True, exist_ok=True)
             if parts.scheme == "s3" and (profile := _aws_profile(options)):
                 options = {"credential_provider": profile, **options}
-            return cls(from_url(url, **options), name)
+            return cls(from_url(url, **options), name, options)
         except OSError as error:
             problem = f"the folder cannot be made: {error.strerror}."
             raise BadStore(problem, target=name, todo="Name a folder that can be written to.") from None
@@ -206,6 +211,38 @@ class ObjectStore:
             return None
         except Exception as error:  # as in put
             raise self._failed("read", key, error) from None
+
+    def check_conditions(self, key: str) -> None:
+        """Make sure that the store refuses to create what is there (`NoConditions`): some S3 servers overwrite it instead."""
+        for _ in range(2):  # the first one may make it
+            try:
+                self.put(key, b"", create=True)
+            except AlreadyStored:
+                return
+        raise NoConditions(
+            "it overwrites what was to be created.", target=self.url, todo="Use a store that honours If-None-Match."
+        )
+
+    def locked_for(self) -> timedelta | None:
+        """How long the store itself keeps what is written now from deletion: S3's Object Lock, by the bucket's default."""
+        parts = urlsplit(self.url)
+        if parts.scheme != "s3":
+            return None
+        import boto3
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            client: Any = boto3.client(
+                "s3", endpoint_url=self._options.get("endpoint"), region_name=self._options.get("region"),
+                aws_access_key_id=self._options.get("access_key_id"),
+                aws_secret_access_key=self._options.get("secret_access_key"),
+            )  # fmt: skip
+            found = client.get_object_lock_configuration(Bucket=parts.hostname)
+        except (BotoCoreError, ClientError):
+            return None  # not locked, or not for us to know: it protects nobody's decision
+        rule = found.get("ObjectLockConfiguration", {}).get("Rule", {}).get("DefaultRetention", {})
+        days = rule.get("Days") or 365 * (rule.get("Years") or 0)
+        return timedelta(days=days) if days else None
 
     def move_pointer(self, key: str, data: bytes, seen: Pointer | None) -> None:
         """Write a pointer if it is still as it was `seen` (None: there was none), else `PointerMoved`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from nexus_ops.errors import PermanentError
 from nexus_ops.storage import (
     AlreadyStored,
     BadStore,
+    NoConditions,
     NotStored,
     ObjectStore,
     StoreRefused,
@@ -229,3 +231,31 @@ def test_a_store_that_cannot_answer_is_an_error_and_no_empty_answer(
         ask(store)
     assert "no-such-bucket-here" in str(failed.value)
     assert "test/" not in str(failed.value), "no credential in the message"
+
+
+def test_a_store_that_overwrites_what_was_to_be_created_is_found_out(store: ObjectStore) -> None:
+    """rclone's S3 is one: two backups at once would destroy each other's manifests."""
+    store.check_conditions("conditions")
+    store.check_conditions("conditions")
+    put = store.put
+    store.put = lambda key, data, *, create=False: put(key, data)  # what such a store does
+    with pytest.raises(NoConditions, match="overwrites what was to be created"):
+        store.check_conditions("conditions")
+
+
+def test_object_lock_is_read_from_the_bucket(s3: str, tmp_path: Path) -> None:
+    import boto3
+
+    client = boto3.client(
+        "s3", endpoint_url=s3, aws_access_key_id="test", aws_secret_access_key="test", region_name="us-west-2"
+    )
+    where = {"LocationConstraint": "us-west-2"}
+    client.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True, CreateBucketConfiguration=where)
+    rule = {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 30}}
+    client.put_object_lock_configuration(
+        Bucket="locked", ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule}
+    )
+    options: dict[str, Any] = {"endpoint": s3, "client_options": {"allow_http": True}, **S3}
+    assert ObjectStore.open("s3://locked/x", **options).locked_for() == timedelta(days=30)
+    assert ObjectStore.open(f"s3://{BUCKET}/x", **options).locked_for() is None
+    assert ObjectStore.open(f"file://{tmp_path}/store").locked_for() is None

@@ -133,7 +133,11 @@ class Catalogue:
         self.store, self.place = store, place
 
     def new_id(self, now: datetime) -> BackupId:
-        """An id for a backup that begins now. Later than all others, even when a clock went back meanwhile."""
+        """An id for a backup that begins now. Later than all others, even when a clock went back meanwhile.
+
+        Asks the store for what a backup needs of it, before anything is taken: `NoConditions`.
+        """
+        self.store.check_conditions(f"{self.place}/conditions")
         last = max((backup.at for backup in self._manifests()), default=None)
         return BackupId.new(now if last is None or now > last else last + timedelta(seconds=1))
 

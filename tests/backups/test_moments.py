@@ -23,6 +23,7 @@ from nexus_ops.backups.postgres.physical import back_up
 from nexus_ops.backups.postgres.programs import Instance, Programs
 from nexus_ops.backups.postgres.wal import Archive, MissingWal, Receiver, Segment
 from nexus_ops.storage import ObjectStore
+from nexus_ops.users import give, ordinary_user
 
 SIXTEEN = 16 << 20
 FACTS = {
@@ -186,3 +187,30 @@ def restored_at(catalogue: Catalogue, moment: datetime, keys: Keys, folder: Path
             return link.execute("SELECT count(*) FROM clock").fetchone()[0], contents(instance)
     finally:
         instance.stop()
+
+
+def test_the_archive_follows_a_promoted_standby(
+    server_of: Callable[[int], Instance], files: ObjectStore, keys: Keys, tmp_path: Path
+) -> None:
+    """A failover begins a new timeline: the receiver goes over to it, and a backup from before leads into it."""
+    primary = server_of(16)
+    data = tmp_path / "standby"
+    data.mkdir(mode=0o700)
+    give(data, ordinary_user())
+    primary.programs.run("pg_basebackup", "-D", str(data), "-R", "-c", "fast", "-d", primary.dsn)
+    settings = {"hot_standby": "on", "primary_conninfo": primary.dsn, "fsync": "off"}
+    catalogue, packing = Catalogue(files, PLACE), Packing((keys.public,), bundle_bytes=MEGABYTE)
+    with Instance(primary.programs, data, superuser="postgres", settings=settings) as standby:
+        receiver = Receiver(files, PLACE, standby.dsn, packing, partial_seconds=0.2)
+        with receiving(receiver):
+            until(lambda: receiver.stored > 0, "the log is received")
+            back_up(catalogue, standby.dsn, packing, now=datetime.now(UTC))
+            with standby.connect("nexus") as link:
+                link.execute("SELECT pg_promote()")
+                link.execute("CREATE TABLE clock AS SELECT 1 AS n")
+                moment = link.execute("SELECT clock_timestamp()").fetchone()[0]
+                position = Lsn.parse(link.execute("SELECT pg_current_wal_flush_lsn()").fetchone()[0])
+            until(lambda: receiver.stored >= position, "the new timeline is archived")
+    [window] = windows(catalogue)
+    assert {segment.name[:8] for segment in window.segments} == {"00000001", "00000002"}
+    assert restored_at(catalogue, min(moment, window.until), keys, tmp_path / "after")[0] == 1

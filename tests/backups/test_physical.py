@@ -26,7 +26,7 @@ from nexus_ops.backups.postgres.connection import CannotConnect, NotAllowed, Rep
 from nexus_ops.backups.postgres.drill import drill_physical
 from nexus_ops.backups.postgres.physical import Options, back_up
 from nexus_ops.backups.postgres.programs import Instance, Programs
-from nexus_ops.backups.postgres.restore import MARKER, NotEmpty, restore
+from nexus_ops.backups.postgres.restore import MARKER, CannotWrite, NotEmpty, restore
 from nexus_ops.backups.progress import Progress
 from nexus_ops.backups.reading import BundleReader, DamagedBundle
 from nexus_ops.errors import PermanentError
@@ -422,6 +422,27 @@ def test_a_connection_that_cannot_be_had_is_one_sentence_before_anything_is_stor
     with pytest.raises(error, match=sentence):
         back_up(Catalogue(files, PLACE), where, Packing((keys.public,)), now=datetime.now(UTC))
     assert files.list("backups") == []
+
+
+def test_a_full_disk_ends_a_restore_and_says_nothing_about_the_backup(
+    backup16: tuple[ObjectStore, Manifest], keys: Keys, tmp_path: Path
+) -> None:
+    store, manifest = backup16
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if (
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True).returncode
+        != 0
+    ):
+        pytest.skip("needs the right to mount a small file system")
+    catalogue = Catalogue(store, PLACE)
+    try:
+        with pytest.raises(CannotWrite, match="No space left on device"):
+            drill_physical(catalogue, manifest.id, keys.identity, folder, now=datetime.now(UTC))
+        assert list(folder.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+    assert catalogue.show(manifest.id).drill is None
 
 
 def test_a_password_is_in_no_error(server_of: ServerOf) -> None:

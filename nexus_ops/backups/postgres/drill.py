@@ -19,10 +19,11 @@ from nexus_ops.backups.manifest import BackupId, Manifest, Postgres
 from nexus_ops.backups.postgres import own_manifest
 from nexus_ops.backups.postgres.logical_restore import restore_logical
 from nexus_ops.backups.postgres.programs import Instance, Programs, initialise
-from nexus_ops.backups.postgres.restore import restore
+from nexus_ops.backups.postgres.restore import CannotWrite, restore
 from nexus_ops.backups.progress import Meter, Tell
 from nexus_ops.backups.reading import BundleReader
 from nexus_ops.errors import PermanentError
+from nexus_ops.storage import BadStore, StoreRefused
 
 RELATIONS = """
 SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -147,8 +148,8 @@ def _drill(
     findings: tuple[str, ...] = ()
     try:
         run(reader, folder, report, watch)
-    except BadKey:
-        raise  # our key, not the backup
+    except (BadKey, StoreRefused, BadStore, CannotWrite):
+        raise  # our key, the store or the disk: it says nothing about the backup
     except PermanentError as error:
         findings = (str(error),)
     finally:

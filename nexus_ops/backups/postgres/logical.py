@@ -127,13 +127,16 @@ def back_up_logical(
             copied, counts = _copy(writer, dsn, database, snapshot, parts, connections)
             numbers = _sequences(link, tables, writer, describe(dsn))
             streams += [*copied, numbers, dumps.rest(), dumps.section(POST_DATA, "--section=post-data")]
+    ended = now + timedelta(seconds=time.monotonic() - began)
+    locked = catalogue.store.locked_for()
     manifest = Manifest(
         id=backup,
         cluster=catalogue.place.cluster,
         system="postgresql",
         kind="logical",
         started=now,
-        ended=now + timedelta(seconds=time.monotonic() - began),
+        ended=ended,
+        lock_until=now + locked if locked else None,
         streams=tuple(streams),
         recipients=packing.recipients,
         tools={"server": str(version), "pg_dump": str(programs.major), **tools()},

@@ -83,13 +83,16 @@ def back_up(
             _receive(link, writer, taken, compressed)
             end = _end(link)
         facts = _facts(server, taken, end, _names(dsn, warnings))
+    ended = now + timedelta(seconds=time.monotonic() - began)
+    locked = catalogue.store.locked_for()
     manifest = Manifest(
         id=backup,
         cluster=catalogue.place.cluster,
         system="postgresql",
         kind="physical",
         started=now,
-        ended=now + timedelta(seconds=time.monotonic() - began),
+        ended=ended,
+        lock_until=now + locked if locked else None,
         streams=tuple(taken.streams),
         recipients=packing.recipients,
         tools={"server": str(server.version), "libpq": _libpq(), **tools()},

@@ -35,6 +35,10 @@ class NotEmpty(PermanentError):
     """The target holds something that a restore would overwrite."""
 
 
+class CannotWrite(PermanentError):
+    """The target's disk does not take it."""
+
+
 class BrokenStream(PermanentError):
     """Bundles that are as they were written, and yet no whole stream."""
 
@@ -134,6 +138,25 @@ def restore(
         space.oid: (tablespaces or {}).get(space.oid, Path(space.location)) for space in manifest.postgres.tablespaces
     }
     journal = _claim(manifest, target, spaces)
+    try:
+        _restore(reader, manifest, target, spaces, until, journal)
+    except OSError as error:
+        raise CannotWrite(
+            f"the restore cannot be written: {error.strerror}.",
+            target=str(target),
+            todo="Make room, or name another folder; the same restore goes on where it stopped.",
+        ) from None
+
+
+def _restore(
+    reader: BundleReader,
+    manifest: Manifest,
+    target: Path,
+    spaces: Mapping[int, Path],
+    until: Target | None,
+    journal: Journal,
+) -> None:
+    assert manifest.postgres is not None
     user = ordinary_user()
     uid, gid = (user.pw_uid, user.pw_gid) if user else (os.geteuid(), os.getegid())
     for name, root in ((BASE, target), *((tablespace_stream(oid), path) for oid, path in spaces.items())):
