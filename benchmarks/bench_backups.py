@@ -133,8 +133,16 @@ def _all(scene: Scene, size: int) -> None:
     back = scene.ours("restore", str(scene.folder / "restored"))
     say(f"back up, physical ({title})", physical.seconds, "s", "pg_dump | gzip | s3 cp", seed_dump.seconds)
     say("the same", physical.seconds, "s", "floor: pg_basebackup to nowhere", floor.seconds)
+    say("the same, CPU of the client", physical.cpu, "s", "that of pg_dump | gzip | s3 cp", seed_dump.cpu)
     say("the same, memory", physical.peak, "MB", "goal", 150)
     say("restore it, start, ask", back.seconds, "s", "s3 cp | gunzip | psql", seed_load.seconds)
+    say(
+        "the same, CPU with the started server",
+        back.cpu,
+        "s",
+        "s3 cp | gunzip | psql, its server left out",
+        seed_load.cpu,
+    )
     say("the same, memory", back.peak, "MB", "goal", 150)
     shutil.rmtree(scene.folder / "restored", ignore_errors=True)
     _others(scene, physical, back)
@@ -194,7 +202,7 @@ def _pgbackrest(scene: Scene, program: str) -> tuple[Run, Run]:
         give(path, ordinary_user())
     settings = [
         "--stanza=bench", f"--repo1-path={repository}", f"--pg1-socket-path={scene.server.socket}", "--pg1-user=postgres",
-        f"--log-path={repository}", f"--lock-path={repository}", f"--spool-path={repository}", "--log-level-file=off",
+        f"--log-path={repository}", f"--lock-path={repository}", "--log-level-file=off",
     ]  # fmt: skip
     source = f"--pg1-path={scene.server.data}"
     scene.run([program, *settings, source, "--no-online", "stanza-create"], as_server=True)

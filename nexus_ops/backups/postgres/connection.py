@@ -182,9 +182,16 @@ class Wire:
         answer = self.result()
         if answer is None or answer.status != self._pq.ExecStatus.COPY_IN:
             raise ServerFailed("the server takes no data.", target=self.where)
-        for piece in data:
-            self._conn.put_copy_data(piece)
-        self._conn.put_copy_end()
+        # Not blocking: within a blocking call, libpq would keep the interpreter's lock while the server is busy.
+        self._conn.nonblocking = 1
+        try:
+            for piece in data:
+                self._conn.put_copy_data(piece)
+                self._send_all()
+            self._conn.put_copy_end()
+            self._send_all()
+        finally:
+            self._conn.nonblocking = 0
         return self.copied()
 
     def copied(self) -> int:
@@ -211,6 +218,17 @@ class Wire:
         """Answer the end of a COPY stream that goes both ways."""
         self._conn.put_copy_end()
         self._conn.flush()
+
+    def _send_all(self) -> None:
+        """Until libpq has handed everything to the network; what the server says meanwhile is taken in."""
+        while self._conn.flush():
+            poll = select.poll()
+            poll.register(self._conn.socket, select.POLLIN | select.POLLOUT)
+            ready = poll.poll(STALL_SECONDS * 1000)
+            if not ready:
+                raise ServerFailed(f"the server took nothing for {STALL_SECONDS} s.", target=self.where)
+            if ready[0][1] & ~select.POLLOUT:
+                self._consume()
 
     def _readable(self, seconds: float) -> bool:
         poll = select.poll()

@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import IO, Any
 
@@ -121,7 +121,9 @@ def back_up_logical(
         facts = _facts(link, version, database)
         backup = catalogue.new_id(now)
         meter = Meter(tell, total=sum(part.size for part in parts))
-        with BundleWriter(catalogue.store, catalogue.place, backup, packing, meter) as writer:
+        # Each connection fills a bundle of its own: two under way beside them keep the memory within bounds.
+        few = replace(packing, workers=min(packing.workers, 2))
+        with BundleWriter(catalogue.store, catalogue.place, backup, few, meter) as writer:
             dumps = _Dumps(programs, dsn, database, snapshot, tables, writer)
             streams = [*dumps.roles(warnings), dumps.section(PRE_DATA, "--section=pre-data")]
             copied, counts = _copy(writer, dsn, database, snapshot, parts, connections)

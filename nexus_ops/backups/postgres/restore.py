@@ -26,7 +26,7 @@ from nexus_ops.users import LIBC, ordinary_user
 CONTROL, HELD_BACK = "global/pg_control", "global/pg_control.restoring"
 MARKER = "nexus-restore"
 """In the target while it is restored: the backup's id, and by line the bundles that are unpacked."""
-PIECE = 1 << 16
+PIECE = 1 << 15
 """Compressed bytes that are decompressed at once: what comes out can be many times as much."""
 AHEAD = 8
 
