@@ -201,13 +201,13 @@ def _pgbackrest(scene: Scene, program: str) -> tuple[Run, Run]:
         path.mkdir(mode=0o700)
         give(path, ordinary_user())
     settings = [
-        "--stanza=bench", f"--repo1-path={repository}", f"--pg1-socket-path={scene.server.socket}", "--pg1-user=postgres",
+        "--stanza=bench", f"--repo1-path={repository}",
         f"--log-path={repository}", f"--lock-path={repository}", "--log-level-file=off",
     ]  # fmt: skip
-    source = f"--pg1-path={scene.server.data}"
-    scene.run([program, *settings, source, "--no-online", "stanza-create"], as_server=True)
+    source = [f"--pg1-path={scene.server.data}", f"--pg1-socket-path={scene.server.socket}", "--pg1-user=postgres"]
+    scene.run([program, *settings, *source, "--no-online", "stanza-create"], as_server=True)
     taken = scene.run(
-        [program, *settings, source, "--type=full", "--process-max=2", "--no-archive-check", "--start-fast", "--compress-type=zst",
+        [program, *settings, *source, "--type=full", "--process-max=2", "--no-archive-check", "--start-fast", "--compress-type=zst",
          "--compress-level=1", "backup"],
         as_server=True,
     )  # fmt: skip
