@@ -91,7 +91,7 @@ def test_a_running_deploy_is_aborted_and_the_old_version_goes_on(page: Page, ope
     deploy = f"cluster: {CLUSTER}, version: v1.0.0, dry_run: false, monitor_seconds: 900"
     fill_in(page, "deploy", f"ops: {{plan: {{config: {{{deploy}}}}}}}")
     first = launch(page)
-    expect(page.get_by_text("the candidate is watched until").first).to_be_visible(timeout=SECONDS * 1000)
+    expect(page.get_by_text("the candidate is watched with").first).to_be_visible(timeout=SECONDS * 1000)
 
     fill_in(page, "abort", f"ops: {{request_abort: {{config: {{cluster: {CLUSTER}, reason: it was a test}}}}}}")
     launch(page)
@@ -100,3 +100,25 @@ def test_a_running_deploy_is_aborted_and_the_old_version_goes_on(page: Page, ope
     assert operated.end_of(first) in ("FAILURE", "SUCCESS")
     page.goto("/assets/deployment")
     expect(page.get_by_text("v1.0.0 rolled back; v1.1.0 serves").first).to_be_visible()
+
+
+def test_the_health_of_a_cluster_is_read(page: Page, operated: Operated, shoot: Shoot) -> None:
+    operated.ensure("v1.1.0")
+    fill_in(page, "health_of_all_clusters", "{}")
+    assert operated.end_of(launch(page)) == "SUCCESS"
+    page.goto(f"/assets/health?partition={CLUSTER}")
+    for row in ("API server", "data layer", "Prometheus"):
+        expect(page.get_by_text(row, exact=False).first).to_be_visible()
+    shoot("health")
+    page.goto("/assets/health?view=checks")
+    expect(page.get_by_text("critical_probes_staging_us_west_2").first).to_be_attached()  # shown shortened
+
+
+def test_the_lineage_leads_from_a_release_to_what_serves(page: Page, operated: Operated, shoot: Shoot) -> None:
+    operated.ensure("v1.1.0")
+    page.goto("/assets/deployment?view=lineage")
+    for asset in ("release", "deployment"):
+        expect(page.get_by_text(asset, exact=True).first).to_be_visible()
+    for told in ("3 / 3 Passed", "% filled"):  # the gates of the release, and that something of both is there
+        expect(page.get_by_text(told).first).to_be_visible()
+    shoot("lineage")
