@@ -49,13 +49,13 @@ class PostgresqlBackups(_Declared):
     url: Reference
     kind: Literal["physical", "logical"]
     """physical: the whole server, by replication. logical: where that is refused, as by managed services."""
-    databases: tuple[str, ...] = ()
-    """Of a logical backup; empty: the URL's."""
+    database: str | None = None
+    """Of a logical backup; left out: the URL's."""
 
     @model_validator(mode="after")
-    def _databases_of_logical(self) -> PostgresqlBackups:
-        if self.databases and self.kind == "physical":
-            raise ValueError("databases: a physical backup is of the whole server; allowed: with kind logical")
+    def _database_of_logical(self) -> PostgresqlBackups:
+        if self.database and self.kind == "physical":
+            raise ValueError("database: a physical backup is of the whole server; allowed: with kind logical")
         return self
 
 

@@ -23,6 +23,8 @@ _KEPT: dict[str, Any] = {}
 _KEPT_LOCK = threading.Lock()
 
 if TYPE_CHECKING:
+    from nexus_ops.backups.context import BackupContext
+    from nexus_ops.backups.manifest import System
     from nexus_ops.releases.catalogue import ImageCatalogue
     from nexus_ops.releases.store import ReleaseStore
     from nexus_ops.rollouts.context import RolloutContext
@@ -74,6 +76,36 @@ class NexusResource(dg.ConfigurableResource[None]):
     def notifier(self) -> Notifier:
         """Where alerts go; from the environment, for the URLs hold credentials."""
         return Notifier.from_environment()
+
+    def backups(self, cluster: str, system: System, *, report: Callable[[str], None] = lambda _: None) -> BackupContext:
+        """All that a backup, drill or restore of one database of one cluster needs. Talks to nothing yet."""
+        from nexus_ops.backups.bundles import Packing
+        from nexus_ops.backups.catalogue import Catalogue
+        from nexus_ops.backups.context import BackupContext, Vault, declared_url, read_reference
+        from nexus_ops.backups.manifest import Place
+        from nexus_ops.clusters.client import ClusterClient
+        from nexus_ops.storage import default_store_url, state_folder
+
+        topology = self.topology()
+        found = topology.cluster(cluster)
+        declared = topology.environment_of(found).backups
+        vault = Vault.open(state_folder(), self.store_url or default_store_url())
+        place = Place(cluster, system)
+        return BackupContext(
+            cluster=found,
+            system=system,
+            declared=declared,
+            time_zone=topology.time_zone_of(found),
+            catalogue=Catalogue(vault.store, place),
+            second=Catalogue(vault.second, place) if vault.second else None,
+            packing=Packing(vault.recipients),
+            url=lambda: read_reference(
+                declared_url(declared, system, found), found, lambda: ClusterClient.connect(found)
+            ),
+            identity=vault.load_identity,
+            scratch=state_folder() / "scratch",
+            report=report,
+        )
 
     def rollouts(
         self, cluster: str, *, report: Callable[[str], None] = lambda _: None, patience: float = 20.0

@@ -180,7 +180,7 @@ def test_the_nights_of_a_cluster_are_those_of_its_region() -> None:
         ("environments.staging.backups.schedule", "nightly", "environments.staging.backups.schedule"),
         ("environments.staging.backups.redis.url", {"secret": "s"}, "a secret with its key, or a variable"),
         ("environments.staging.backups.redis.url", {"url": "redis://u:p@h"}, "environments.staging.backups.redis.url"),
-        ("environments.staging.backups.postgresql.databases", ["nexus"], "a physical backup is of the whole server"),
+        ("environments.staging.backups.postgresql.database", "nexus", "a physical backup is of the whole server"),
     ],
 )
 def test_how_databases_are_backed_up_has_no_defaults_and_holds_no_secret(path: str, value: Any, said: str) -> None:

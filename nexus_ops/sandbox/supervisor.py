@@ -25,9 +25,11 @@ from typing import Any
 import psutil
 import yaml
 
+from nexus_ops.backups.encryption import write_identity
 from nexus_ops.errors import PermanentError, TemporaryError
 from nexus_ops.sandbox.executables import executable, last_line
 from nexus_ops.sandbox.processes import birth, free_port
+from nexus_ops.sandbox.trading import DATABASES
 from nexus_ops.topology import Topology, default_path, project_folder
 
 START_SECONDS = 60.0
@@ -35,10 +37,10 @@ MARK = "nexus_ops.sandbox"
 PROGRAMS = {"gateway": ("envoy",), "prometheus": ("prometheus",)}
 """What a part runs that may be missing: looked for before anything starts."""
 CLUSTER_PARTS = ("gateway", "prometheus", "postgres", "valkey")
-PARTS = ("api", *CLUSTER_PARTS, "traffic", "aws")
+PARTS = ("api", *CLUSTER_PARTS, "traffic", "trading", "aws")
 PORTS = ("api", "admin", "envoy", "edge", "services", "balancer", "prometheus", "postgres", "valkey", "sei")
 """What listens in a cluster's process, each on a port of its own."""
-DEFAULT_PARTS = (*CLUSTER_PARTS, "traffic", "aws")
+DEFAULT_PARTS = (*CLUSTER_PARTS, "traffic", "trading", "aws")
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def start(
 ) -> State:
     """Start clusters (default: all enabled ones) and wait until they answer; a second start finds the first.
 
-    `parts` are gateway, prometheus, postgres, valkey, traffic and aws; the API is always there. `rate` is requests
+    `parts` are gateway, prometheus, postgres, valkey, traffic, trading and aws; the API is always there. `rate` is requests
     per second and cluster. `ports`: fixed ones of the only cluster, by name (api, edge, prometheus, …).
     """
     if unknown := sorted(set(parts) - set(PARTS)):
@@ -102,12 +104,13 @@ def _start(
     home: Path, names: list[str], parts: tuple[str, ...], path: Path, rate: float, ports: dict[str, int]
 ) -> State:
     (home / "log").mkdir(parents=True, exist_ok=True)
+    write_identity(home / "backup-identity.txt")
     processes: dict[str, subprocess.Popen[bytes]] = {}
     births: dict[str, int] = {}
     endpoint = ""
 
-    def spawn(name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
-        processes[name] = _spawn(home, name, arguments)
+    def spawn(name: str, arguments: list[str], environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+        processes[name] = _spawn(home, name, arguments, environment or {})
         births[name] = birth(processes[name].pid)
         _save(home, State("", {key: process.pid for key, process in processes.items()}, {}, "", births), ready=False)
         return processes[name]
@@ -137,6 +140,9 @@ def _start(
                 arguments = ["--edge", urls["edge"], "--host", host, "--services", urls["services"]]
                 arguments += ["--namespace", cluster.namespace, "--rate", str(rate)]
                 spawn(f"traffic-{name}", ["-m", f"{MARK}.traffic", *arguments])
+        if {"trading", "postgres", "valkey"} <= set(parts):
+            databases = json.dumps([(urls["postgres"], urls["valkey"]) for urls in found.values()])
+            spawn("trading", ["-m", f"{MARK}.trading"], {DATABASES: databases})
         if endpoint:
             _wait_until_open(home, "aws", processes["aws"], port=port)
     except BaseException:
@@ -209,12 +215,12 @@ def _wait_until_open(home: Path, name: str, process: subprocess.Popen[bytes], *,
     raise TemporaryError("a part of the sandbox does not answer.", target=name, todo=f"Log: {log}")
 
 
-def _spawn(home: Path, name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
+def _spawn(home: Path, name: str, arguments: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
     with (home / "log" / f"{name}.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, *arguments],
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
         )  # fmt: skip
 
 

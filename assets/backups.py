@@ -1,0 +1,242 @@
+"""Backups and drills: what is kept of each cluster's databases, the checks of it, and the drill that proves it.
+
+Materialised for a cluster (the partition) by the schedules of jobs/backups.py, or by hand. The checks of a materialization are
+evaluated with it and block what depends on it; those of age are evaluated for every cluster by themselves.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+import dagster as dg
+
+from nexus_ops import partitions
+from nexus_ops.resources import NexusResource
+
+if TYPE_CHECKING:
+    from nexus_ops.backups.judging import Answer
+    from nexus_ops.backups.manifest import System
+    from nexus_ops.backups.operations import Drilled, Taken
+
+BACKUPS: dict["System", dg.AssetKey] = {
+    "postgresql": dg.AssetKey(["backup", "postgresql"]),
+    "redis": dg.AssetKey(["backup", "redis"]),
+}
+DRILL = dg.AssetKey("drill")
+CLUSTER_TAG = "backup-cluster"
+"""The tag of runs that back up a cluster: the watch starts none beside them."""
+OF_EACH = {
+    "complete": "the manifest names all that a restore needs.",
+    "read_back": "every bundle was read back, and is what was written.",
+    "plausible": "the backup is not less than half of the one before.",
+}
+What = Literal["fresh", "verified", "retained", "copied"]
+OVER_TIME: dict[What, str] = {
+    "fresh": "the newest backup ended at most 26 hours ago.",
+    "verified": "a drill restored a backup within 8 days, and the last drill passed.",
+    "retained": "what should be there is, and what may go does not lie there for days.",
+    "copied": "the newest backup is in the second region, too.",
+}
+
+
+def check_name(what: What, cluster: str) -> str:
+    """The name of a cluster's check; one per cluster, as those of health (assets/health.py)."""
+    return f"{what}_{cluster.replace('-', '_')}"
+
+
+CHECKS: dict[dg.AssetCheckKey, tuple[What, str, "System"]] = {
+    dg.AssetCheckKey(key, check_name(what, cluster)): (what, cluster, system)
+    for system, key in BACKUPS.items()
+    for what in OVER_TIME
+    for cluster in partitions.clusters.get_partition_keys()
+}
+
+
+def _asset(system: "System", kinds: set[str], description: str) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=BACKUPS[system],
+        partitions_def=partitions.clusters,
+        group_name="backups",
+        kinds=kinds,
+        owners=["team:platform"],
+        description=description,
+        check_specs=[
+            dg.AssetCheckSpec(name, asset=BACKUPS[system], blocking=True, description=text)
+            for name, text in OF_EACH.items()
+        ],
+    )
+    def backup(context: dg.AssetExecutionContext, nexus: NexusResource) -> Iterator[Any]:
+        from nexus_ops.backups.operations import take_backup
+
+        database = nexus.backups(context.partition_key, system, report=context.log.info)
+        taken = take_backup(database, f"run-{context.run.run_id[:8]}")
+        yield dg.MaterializeResult(metadata=_metadata(taken))
+        for name, answer in (
+            ("complete", taken.complete),
+            ("read_back", taken.read_back),
+            ("plausible", taken.plausible),
+        ):
+            yield dg.AssetCheckResult(check_name=name, passed=answer.passed, description=answer.why)
+        if not taken.copied.passed:
+            context.log.warning("Not copied to the second store: %s", taken.copied.why)
+
+    return backup
+
+
+backup_postgresql = _asset(
+    "postgresql",
+    {"postgresql"},
+    "The nightly backup of a cluster's PostgreSQL: whole, by replication, with the log that it needs; compressed, "
+    "encrypted, hashed, read back and copied to the second region.",
+)
+backup_redis = _asset(
+    "redis",
+    {"redis"},
+    "The nightly backup of a cluster's Redis: the RDB of every master, from a replica of it; compressed, encrypted, "
+    "hashed, read back and copied to the second region.",
+)
+
+
+@dg.multi_asset(
+    name="drill_backups",  # a job and an op of the same name are refused
+    specs=[
+        dg.AssetSpec(
+            DRILL,
+            deps=list(BACKUPS.values()),
+            group_name="backups",
+            kinds={"postgresql", "redis"},
+            owners=["team:platform"],
+            description=(
+                "The proof: the newest backup of each database of a cluster, restored into a scratch server, started, checked "
+                "and counted. How long it took (RTO), and what would be lost now (RPO). A drill that passes moves "
+                "latest-verified; one that fails leaves it where it is, and fails its run."
+            ),
+        )
+    ],
+    partitions_def=partitions.clusters,
+)
+def drill(context: dg.AssetExecutionContext, nexus: NexusResource) -> Iterator[dg.MaterializeResult[Any]]:
+    """Drill both databases before any failure is raised: one bad backup must not hide the other."""
+    from nexus_ops.backups.context import NotDeclared
+    from nexus_ops.backups.operations import drill_newest
+    from nexus_ops.errors import OperationError
+
+    found: dict[str, Drilled] = {}
+    problems: list[str] = []
+    for system in BACKUPS:
+        try:
+            database = nexus.backups(context.partition_key, system, report=context.log.info)
+            found[system] = drill_newest(database, f"run-{context.run.run_id[:8]}")
+            problems += [f"{system}: {finding}" for finding in found[system].drill.findings]
+        except NotDeclared as error:
+            context.log.info("%s", error)
+        except OperationError as error:
+            problems.append(f"{system}: {error}")
+    yield dg.MaterializeResult(metadata=_drilled(found))
+    if problems:
+        raise dg.Failure("; ".join(problems), allow_retries=False)
+
+
+@dg.multi_asset_check(
+    name="backup_checks",
+    specs=[
+        dg.AssetCheckSpec(key.name, asset=key.asset_key, description=f"{cluster}: {OVER_TIME[what]}")
+        for key, (what, cluster, _) in CHECKS.items()
+    ],
+    can_subset=True,
+)
+def backup_checks(context: dg.AssetCheckExecutionContext, nexus: NexusResource) -> Iterator[dg.AssetCheckResult]:
+    """Judge what the stores hold, for every cluster, now."""
+    for key in sorted(context.selected_asset_check_keys):
+        what, cluster, system = CHECKS[key]
+        answer = judge(nexus, what, cluster, system)
+        metadata = {} if answer.hours is None else {"hours": round(answer.hours, 2)}
+        yield dg.AssetCheckResult(
+            asset_key=key.asset_key,
+            check_name=key.name,
+            passed=answer.passed,
+            description=answer.why,
+            metadata=metadata,
+        )
+
+
+def judge(nexus: NexusResource, what: What, cluster: str, system: "System") -> "Answer":
+    """One check of one database; a store that cannot be read has no good backup."""
+    from nexus_ops.backups import judging
+    from nexus_ops.errors import OperationError
+
+    now = datetime.now(UTC)
+    try:
+        database = nexus.backups(cluster, system)
+        if what == "retained":
+            return judging.is_retained(database.catalogue.list(tombstoned=True), database.policy, now)
+        listing = database.catalogue.list()
+        if what == "copied":
+            return judging.is_copied(listing, database.second.list() if database.second else None)
+        return judging.is_fresh(listing, now) if what == "fresh" else judging.is_verified(listing, now)
+    except OperationError as error:
+        return judging.Answer(False, f"the backups could not be read: {error}")
+
+
+def _metadata(taken: "Taken") -> dict[str, Any]:
+    """What is shown of a backup; numbers are plotted over time."""
+    manifest = taken.listed.manifest
+    seconds = max(taken.seconds, 0.001)
+    facts: dict[str, Any] = {
+        "summary": dg.MetadataValue.md(_summary(taken)),
+        "id": str(manifest.id),
+        "kind": manifest.kind,
+        "raw_megabytes": round(manifest.size / 1e6, 3),
+        "stored_megabytes": round(manifest.stored_size / 1e6, 3),
+        "ratio": round(manifest.size / manifest.stored_size, 2) if manifest.stored_size else 0.0,
+        "seconds": round(seconds, 2),
+        "megabytes_per_second": round(manifest.size / 1e6 / seconds, 2),
+        "objects": sum(len(stream.bundles) for stream in manifest.streams) + 1,
+        "rpo_hours": round(taken.rpo_seconds / 3600, 3),
+        "encrypted": bool(manifest.recipients),
+        "copied": taken.copied.passed,
+        "manifest": manifest.place.manifest(manifest.id, taken.listed.digest),
+    }
+    if manifest.postgres is not None:
+        facts["lsn"] = str(manifest.postgres.end)
+        facts["server_version"] = manifest.postgres.version
+    if manifest.redis is not None:
+        facts["keys"] = sum(manifest.counts.values())
+        facts["offsets"] = ", ".join(f"{node.id[:8]}@{node.offset}" for node in manifest.redis.nodes)
+    return facts
+
+
+def _summary(taken: "Taken") -> str:
+    manifest = taken.listed.manifest
+    rows = [
+        ("backup", str(manifest.id)),
+        ("size", f"{manifest.size / 1e6:.1f} MB, stored {manifest.stored_size / 1e6:.1f} MB"),
+        ("time", f"{taken.seconds:.1f} s"),
+        ("complete", taken.complete.why),
+        ("read back", taken.read_back.why),
+        ("plausible", taken.plausible.why),
+        ("second region", taken.copied.why),
+        ("encrypted", "yes" if manifest.recipients else "**no: no recipient is named (NEXUS_BACKUP_RECIPIENTS)**"),
+        *(("warning", warning) for warning in manifest.warnings),
+    ]
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def _drilled(found: "dict[str, Drilled]") -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    lines = ["| database | backup | passed | RTO s | RPO h | checked |", "|---|---|---|---|---|---|"]
+    for system, one in found.items():
+        drill = one.drill
+        facts |= {
+            f"{system}/rto_seconds": round(drill.rto_seconds, 3),
+            f"{system}/rpo_hours": round(one.rpo_seconds / 3600, 3),
+            f"{system}/megabytes": round(one.size / 1e6, 3),
+            f"{system}/counted": sum(one.counts.values()),
+            f"{system}/passed": drill.passed,
+        }
+        lines.append(
+            f"| {system} | {drill.backup} | {'yes' if drill.passed else '**no**: ' + '; '.join(drill.findings)} "
+            f"| {drill.rto_seconds:.1f} | {one.rpo_seconds / 3600:.1f} | {', '.join(one.checked)} |"
+        )
+    facts["summary"] = dg.MetadataValue.md("\n".join(lines))
+    return facts

@@ -1,0 +1,343 @@
+"""The jobs of backups on a real Dagster instance, against the databases of a sandbox cluster."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psycopg
+import pytest
+import redis
+
+from nexus_ops.assets.backups import BACKUPS, CHECKS, DRILL
+from nexus_ops.backups.catalogue import Catalogue
+from nexus_ops.backups.claim import claim
+from nexus_ops.backups.manifest import Place, System
+from nexus_ops.definitions import defs
+from nexus_ops.jobs.backups import BACKUP_SCHEDULES
+from nexus_ops.resources import NexusResource
+from nexus_ops.sandbox import supervisor
+from nexus_ops.sensors.backups import GIVEN, backup_watch, last_due
+from nexus_ops.storage import ObjectStore
+
+CLUSTER = "staging-us-west-2"
+pytestmark = [pytest.mark.sandbox_only]
+
+
+@dataclass
+class Scene:
+    """A cluster with its databases, and where its backups are kept."""
+
+    home: Path
+    urls: dict[str, str]
+
+    @property
+    def store(self) -> Path:
+        return self.home / "store"
+
+    def catalogue(self, system: System, *, second: bool = False) -> Catalogue:
+        folder = self.home / ("dr-store" if second else "store")
+        return Catalogue(ObjectStore.open(folder.as_uri()), Place(CLUSTER, system))
+
+    def sql(self, query: str) -> Any:
+        with psycopg.connect(self.urls["postgres"], autocommit=True) as link:
+            cursor = link.execute(query.encode())
+            return cursor.fetchall() if cursor.description else None
+
+    def redis(self) -> redis.Redis:
+        return redis.Redis.from_url(self.urls["valkey"])
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    home = tmp_path_factory.mktemp("backups")
+    state = supervisor.start(home, [CLUSTER], ("postgres", "valkey"))
+    try:
+        made = Scene(home, state.clusters[CLUSTER])
+        made.sql("CREATE TABLE trades (id bigserial PRIMARY KEY, pair text, price numeric)")
+        made.sql("INSERT INTO trades (pair, price) SELECT 'SEI/USDC', n / 7.0 FROM generate_series(1, 5000) n")
+        made.sql("CREATE TABLE notes AS SELECT 'kept' AS text")
+        with made.redis() as client:
+            client.mset({f"quote:{n}": n for n in range(300)})
+            client.hset("hash", mapping={"a": 1})
+        yield made
+    finally:
+        supervisor.stop(home)
+
+
+@pytest.fixture
+def instance(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Generator[dg.DagsterInstance]:
+    monkeypatch.setenv("KUBECONFIG", str(scene.home / "kubeconfig"))
+    monkeypatch.setenv("NEXUS_HOME", str(scene.home))
+    monkeypatch.delenv("NEXUS_STORE", raising=False)
+    with dg.instance_for_test() as made:
+        yield made
+
+
+def run(instance: dg.DagsterInstance, job: str, partition: str = CLUSTER) -> dg.ExecuteInProcessResult:
+    definition = defs.resolve_job_def(job)
+    return definition.execute_in_process(instance=instance, partition_key=partition, raise_on_error=False)
+
+
+def launch(instance: dg.DagsterInstance, job: str, op: str, **config: object) -> dg.ExecuteInProcessResult:
+    run_config = {"ops": {op: {"config": config}}}
+    return defs.resolve_job_def(job).execute_in_process(run_config=run_config, instance=instance, raise_on_error=False)
+
+
+def reported(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, Any]:
+    event = instance.get_latest_materialization_event(key)
+    assert event is not None
+    assert event.asset_materialization is not None
+    return {name: value.value for name, value in event.asset_materialization.metadata.items()}
+
+
+def refusal(result: dg.ExecuteInProcessResult) -> str:
+    assert not result.success
+    failures = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
+    error = failures[0].step_failure_data.error
+    assert error is not None
+    return str((error.cause or error).message) + str(failures[0].step_failure_data.user_failure_data or "")
+
+
+def checks(instance: dg.DagsterInstance) -> dict[str, bool]:
+    """All checks of our cluster, evaluated now."""
+    result = defs.resolve_job_def("check_backups").execute_in_process(instance=instance, raise_on_error=False)
+    return {
+        f"{CHECKS[one.asset_check_key][2]} {CHECKS[one.asset_check_key][0]}": one.passed
+        for one in result.get_asset_check_evaluations()
+        if CHECKS[one.asset_check_key][1] == CLUSTER
+    }
+
+
+def test_a_night_backs_up_both_databases_and_the_drill_proves_them(scene: Scene, instance: dg.DagsterInstance) -> None:
+    assert not any(checks(instance)[f"{system} fresh"] for system in BACKUPS), "there is none yet"
+    result = run(instance, "backup")
+    assert result.success
+    evaluated = {one.check_name: one.passed for one in result.get_asset_check_evaluations()}
+    assert evaluated == {"complete": True, "read_back": True, "plausible": True}
+    postgresql, redis = (reported(instance, key) for key in BACKUPS.values())
+    assert (postgresql["kind"], postgresql["encrypted"], postgresql["copied"]) == ("physical", True, True)
+    assert redis["keys"] == 301
+    assert "/" in postgresql["lsn"]
+    for facts in (postgresql, redis):
+        assert {
+            "raw_megabytes",
+            "stored_megabytes",
+            "ratio",
+            "seconds",
+            "megabytes_per_second",
+            "objects",
+            "rpo_hours",
+        } <= facts.keys()
+    assert checks(instance) == {
+        f"{system} {what}": what in ("fresh", "copied") or what == "retained"
+        for system in BACKUPS
+        for what in ("fresh", "verified", "retained", "copied")
+    }
+
+    assert run(instance, "drill").success
+    drilled = reported(instance, DRILL)
+    assert drilled["postgresql/passed"]
+    assert drilled["redis/passed"]
+    assert drilled["postgresql/rto_seconds"] > 0
+    assert drilled["postgresql/counted"] >= 5001
+    assert drilled["redis/counted"] == 301
+    assert all(checks(instance).values())
+    for system in BACKUPS:
+        assert scene.catalogue(system).latest_verified().id == scene.catalogue(system).latest().id
+
+
+def test_a_table_that_was_destroyed_comes_back_and_nothing_else_is_touched(
+    scene: Scene, instance: dg.DagsterInstance
+) -> None:
+    night(instance)
+    scene.sql("DROP TABLE trades")
+    scene.sql("INSERT INTO notes VALUES ('written after the backup')")
+    wanted: dict[str, Any] = {"cluster": CLUSTER, "tables": ["public.trades"]}
+    dry = launch(instance, "restore", "restore_backup", **wanted)
+    assert dry.success
+    shown = plan_of(instance, BACKUPS["postgresql"])
+    assert "latest_verified" not in shown
+    assert "overwritten: nothing" in shown
+    assert "restored by a drill" in shown
+    assert scene.sql("SELECT to_regclass('trades')") == [(None,)]
+    assert launch(instance, "restore", "restore_backup", **wanted, dry_run=False).success
+    assert scene.sql("SELECT count(*), sum(price) FROM trades") == [
+        (5000, scene.sql("SELECT sum(n / 7.0) FROM generate_series(1, 5000) n")[0][0])
+    ]
+    assert scene.sql("SELECT count(*) FROM notes") == [(2,)]
+
+
+def test_what_holds_data_is_overwritten_only_when_named_twice_and_after_a_safety_backup(
+    scene: Scene, instance: dg.DagsterInstance
+) -> None:
+    night(instance)
+    scene.sql("CREATE TABLE IF NOT EXISTS since (x int)")
+    scene.sql("INSERT INTO since SELECT generate_series(1, 10)")
+    before = len(scene.catalogue("postgresql").list().backups)
+    said = refusal(launch(instance, "restore", "restore_backup", cluster=CLUSTER, dry_run=False))
+    assert f"Set target_again to {CLUSTER}, too" in said
+    assert "| nexus.public.since | 10 |" in plan_of(instance, BACKUPS["postgresql"])
+    assert scene.sql("SELECT count(*) FROM since") == [(10,)]
+    assert len(scene.catalogue("postgresql").list().backups) == before
+
+    done = launch(instance, "restore", "restore_backup", cluster=CLUSTER, target_again=CLUSTER, dry_run=False)
+    assert done.success
+    assert scene.sql("SELECT to_regclass('since')") == [(None,)], (
+        "what the backup does not hold does not outlive a whole restore"
+    )
+    assert scene.sql("SELECT count(*) FROM trades") == [(5000,)]
+    safety = scene.catalogue("postgresql").latest()
+    assert safety.pinned is not None
+    old = scene.sql("SELECT datname FROM pg_database WHERE datname LIKE 'nexus_old_%'")
+    assert len(old) == 1, "what served is kept beside, as the way back"
+
+
+def test_a_redis_is_restored_over_what_was_written_since(scene: Scene, instance: dg.DagsterInstance) -> None:
+    night(instance)
+    with scene.redis() as client:
+        client.set("since", "x")
+        client.delete("quote:7")
+        wanted: dict[str, Any] = {"cluster": CLUSTER, "system": "redis", "dry_run": False}
+        assert "Set target_again" in refusal(launch(instance, "restore", "restore_backup", **wanted))
+        assert launch(instance, "restore", "restore_backup", **wanted, target_again=CLUSTER).success
+        assert (client.get("quote:7"), client.exists("since"), client.dbsize()) == (b"7", 0, 301)
+
+
+def test_a_damaged_backup_fails_its_drill_and_latest_verified_stays(scene: Scene, instance: dg.DagsterInstance) -> None:
+    night(instance)
+    verified = {system: scene.catalogue(system).latest_verified().id for system in BACKUPS}
+    assert run(instance, "backup").success
+    newest = scene.catalogue("redis").latest()
+    bundle = newest.manifest.streams[0].bundles[0]
+    path = scene.store / str(newest.manifest.place) / bundle.key
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-10])
+    try:
+        said = refusal(run(instance, "drill"))
+        assert "redis: " in said
+        assert "the bundle is truncated" in said
+        assert scene.catalogue("redis").latest_verified().id == verified["redis"]
+        assert scene.catalogue("postgresql").latest_verified().id == scene.catalogue("postgresql").latest().id, (
+            "one must not hide the other"
+        )
+        assert not reported(instance, DRILL)["redis/passed"]
+        assert not checks(instance)["redis verified"]
+        said = refusal(launch(instance, "verify", "verify_backups", cluster=CLUSTER))
+        assert f"redis {newest.id}" in said
+    finally:
+        path.write_bytes(whole)
+    assert run(instance, "drill").success
+    assert launch(instance, "verify", "verify_backups", cluster=CLUSTER).success
+
+
+def test_two_at_once_make_one_backup(scene: Scene, instance: dg.DagsterInstance) -> None:
+    catalogue = scene.catalogue("redis")
+    before = len(catalogue.list().backups)
+    key = f"{catalogue.place}/claims/backup"
+    with claim(catalogue.store, key, "the other run", clock=lambda: datetime.now(UTC)):
+        said = refusal(run(instance, "backup"))
+    assert "the other run" in said
+    assert len(catalogue.list().backups) == before
+    assert run(instance, "backup").success
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"source": "20200101T000000Z-abcdef"}, "there is no backup named '20200101T000000Z-abcdef'. Known: "),
+        ({"source": "yesterday"}, "'yesterday' is no backup's id"),
+        (
+            {"source": "2026-01-01T00:00:00Z"},
+            "it cannot be restored to 2026-01-01 00:00:00 UTC. The nearest that can be: ",
+        ),
+        ({"cluster": "production-mars"}, "there is no cluster named 'production-mars'"),
+        ({"tables": ["public.trades"], "system": "redis"}, "a Redis is restored whole"),
+        ({"tables": ["public.nothing"], "dry_run": False}, "there is no table 'public.nothing' in it"),
+        ({"target": "production-us-east-1"}, "needs the kube context"),
+    ],
+)
+def test_what_cannot_be_restored_is_one_sentence(
+    scene: Scene, instance: dg.DagsterInstance, config: dict[str, Any], said: str
+) -> None:
+    night(instance)
+    assert said in refusal(launch(instance, "restore", "restore_backup", **{"cluster": CLUSTER, **config}))
+
+
+def test_prune_shows_and_refuses_rather_than_removes(scene: Scene, instance: dg.DagsterInstance) -> None:
+    night(instance)
+    before = len(scene.catalogue("redis").list().backups)
+    assert launch(instance, "prune", "prune_backups", cluster=CLUSTER, dry_run=False).success
+    assert len(scene.catalogue("redis").list().backups) == before
+
+
+def test_no_credential_is_in_any_event(scene: Scene, instance: dg.DagsterInstance) -> None:
+    result = run(instance, "backup")
+    password = scene.urls["postgres"].split(":")[2].split("@")[0]
+    identity = (scene.home / "backup-identity.txt").read_text().split()[-1]
+    events = json.dumps([str(record.event_log_entry) for record in instance.get_records_for_run(result.run_id).records])
+    assert result.success
+    assert password not in events
+    assert identity not in events
+
+
+def test_a_missed_night_is_caught_up_once_and_a_late_one_is_told(
+    scene: Scene, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    night(instance)
+    assert requests_of(instance, scene) == []
+    due = last_due("0 2 * * *", "America/Los_Angeles", datetime.now(UTC))
+    for system in BACKUPS:
+        place = scene.store / "backups" / CLUSTER / system
+        place.rename(place.with_name(f"{system}-elsewhere"))
+    asked = requests_of(instance, scene)
+    if datetime.now(UTC) < due + GIVEN:
+        assert asked == []
+        return
+    assert [(request.partition_key, request.tags["backup-cluster"]) for request in asked] == [(CLUSTER, CLUSTER)]
+    assert set(asked[0].asset_selection or ()) == set(BACKUPS.values())
+    instance.create_run_for_job(
+        job_def=defs.resolve_job_def("backup"), status=dg.DagsterRunStatus.STARTED, tags={"backup-cluster": CLUSTER}
+    )
+    assert requests_of(instance, scene) == [], "one is at it"
+
+
+def requests_of(instance: dg.DagsterInstance, scene: Scene) -> list[dg.RunRequest]:
+    context = dg.build_sensor_context(
+        instance=instance, resources={"nexus": NexusResource()}, repository_def=defs.get_repository_def()
+    )
+    tick = backup_watch.evaluate_tick(context)
+    return [request for request in tick.run_requests or [] if request.partition_key == CLUSTER]
+
+
+def test_the_nights_are_those_of_the_region() -> None:
+    zones = {schedule.name: schedule.execution_timezone for schedule in BACKUP_SCHEDULES}
+    assert zones["backup_production_us_east_1"] == "America/New_York"
+    assert zones["drill_production_us_west_2"] == "America/Los_Angeles"
+    now = datetime(2026, 11, 25, 7, 30, tzinfo=UTC)
+    assert last_due("0 2 * * *", "America/New_York", now) == datetime(2026, 11, 25, 7, tzinfo=UTC)
+    assert last_due("0 2 * * *", "America/Los_Angeles", now) == datetime(2026, 11, 24, 10, tzinfo=UTC)
+    after_spring = datetime(2026, 3, 8, 12, tzinfo=UTC)  # the night in which two o'clock does not exist
+    assert after_spring - last_due("0 2 * * *", "America/Los_Angeles", after_spring) < timedelta(hours=26)
+
+
+def night(instance: dg.DagsterInstance) -> None:
+    """A backup and a drill, where there is none yet."""
+    if not NexusResource().backups(CLUSTER, "postgresql").catalogue.list().backups:
+        assert run(instance, "backup").success
+        assert run(instance, "drill").success
+
+
+def plan_of(instance: dg.DagsterInstance, key: dg.AssetKey) -> str:
+    records = instance.fetch_observations(key, limit=20).records
+    plans = [
+        record.asset_observation.metadata["restore_plan"].value
+        for record in records
+        if record.asset_observation and "restore_plan" in record.asset_observation.metadata
+    ]
+    return str(plans[0])
