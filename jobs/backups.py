@@ -12,6 +12,7 @@ import dagster as dg
 from pydantic import Field
 
 from nexus_ops.assets.backups import BACKUPS, CLUSTER_TAG, DRILL, backup_checks
+from nexus_ops.jobs.refusals import in_a_sentence
 from nexus_ops.partitions import TOPOLOGY
 from nexus_ops.resources import NexusResource
 
@@ -67,6 +68,7 @@ def _named(nexus: NexusResource, cluster: str) -> list[str]:
 
 
 @dg.op(name="restore_backup", description="Show the plan of a restore; carry it out, unless it is a dry run.")
+@in_a_sentence
 def restore_backup(context: dg.OpExecutionContext, config: RestoreConfig, nexus: NexusResource) -> None:
     """Plan, then restore when this is no dry run."""
     from nexus_ops.backups import restoring
@@ -89,6 +91,7 @@ def restore_backup(context: dg.OpExecutionContext, config: RestoreConfig, nexus:
 @dg.op(
     name="prune_backups", description="Tombstone what retention no longer wants; delete what was for its whole grace."
 )
+@in_a_sentence
 def prune_backups(context: dg.OpExecutionContext, config: PruneConfig, nexus: NexusResource) -> None:
     """Each database by itself: what one refuses, or a store that does not answer, does not keep the others."""
     from nexus_ops.backups.context import deleting_store
@@ -121,6 +124,7 @@ def prune_backups(context: dg.OpExecutionContext, config: PruneConfig, nexus: Ne
 
 
 @dg.op(name="verify_backups", description="Read every bundle of every backup, and compare it with its manifest.")
+@in_a_sentence
 def verify_backups(context: dg.OpExecutionContext, config: VerifyConfig, nexus: NexusResource) -> None:
     """Damage that came with time is found before it is needed, and named."""
     from nexus_ops.backups.operations import verify_all

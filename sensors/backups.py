@@ -45,26 +45,31 @@ def last_due(cron: str, zone: str, now: datetime) -> datetime:
 )
 def backup_watch(context: dg.SensorEvaluationContext, nexus: NexusResource) -> dg.SensorResult:
     now = datetime.now(UTC)
-    told = set((context.cursor or "").split())
-    requests: list[dg.RunRequest] = []
-    missing: set[str] = set()
-    for cluster in TOPOLOGY.enabled_clusters:
-        due = last_due(TOPOLOGY.environment_of(cluster).backups.schedule, TOPOLOGY.time_zone_of(cluster), now)
-        without = [system for system in BACKUPS if _is_missing(nexus, cluster.name, system, due)]
-        if not without or now < due + GIVEN:
-            continue
-        if not _is_coming(context.instance, cluster.name):
-            requests.append(_request(cluster.name, due, now, without))
-        if now >= due + LATE:
-            missing |= {f"{cluster.name}:{system}:{due:%Y-%m-%dT%H:%MZ}" for system in without}
-    for late in sorted(missing - told):
-        cluster, system, night = late.split(":", 2)
+    requests, late = look(nexus, context.instance, now)
+    for name in sorted(late - set((context.cursor or "").split())):
+        cluster, system, night = name.split(":", 2)
         nexus.notifier().send(
             f"{cluster}: the backup of {system} is late",
             f"Nothing has been backed up since it was due ({night}). It is tried again every {AGAIN.seconds // 60} minutes; "
             "the runs of the job `backup` say why it failed. docs/backups.md says what to do.",
         )
-    return dg.SensorResult(requests, cursor=" ".join(sorted(missing)))
+    return dg.SensorResult(requests, cursor=" ".join(sorted(late)))
+
+
+def look(nexus: NexusResource, instance: dg.DagsterInstance, now: datetime) -> tuple[list[dg.RunRequest], set[str]]:
+    """The runs that catch up what was missed, and what is late: `<cluster>:<system>:<when it was due>`."""
+    requests: list[dg.RunRequest] = []
+    late: set[str] = set()
+    for cluster in TOPOLOGY.enabled_clusters:
+        due = last_due(TOPOLOGY.environment_of(cluster).backups.schedule, TOPOLOGY.time_zone_of(cluster), now)
+        without = [system for system in BACKUPS if _is_missing(nexus, cluster.name, system, due)]
+        if not without or now < due + GIVEN:
+            continue
+        if not _is_coming(instance, cluster.name):
+            requests.append(_request(cluster.name, due, now, without))
+        if now >= due + LATE:
+            late |= {f"{cluster.name}:{system}:{due:%Y-%m-%dT%H:%MZ}" for system in without}
+    return requests, late
 
 
 def _is_missing(nexus: NexusResource, cluster: str, system: str, due: datetime) -> bool:
