@@ -45,15 +45,21 @@ def last_due(cron: str, zone: str, now: datetime) -> datetime:
 )
 def backup_watch(context: dg.SensorEvaluationContext, nexus: NexusResource) -> dg.SensorResult:
     now = datetime.now(UTC)
+    since, *told = (context.cursor or now.isoformat()).split()
+    if now < datetime.fromisoformat(since) + GIVEN:
+        # We have only just begun to look: whoever has just set it up has not missed a night.
+        return dg.SensorResult(
+            skip_reason=f"looks from {GIVEN.seconds // 60} minutes after its first tick", cursor=since
+        )
     requests, late = look(nexus, context.instance, now)
-    for name in sorted(late - set((context.cursor or "").split())):
+    for name in sorted(late - set(told)):
         cluster, system, night = name.split(":", 2)
         nexus.notifier().send(
             f"{cluster}: the backup of {system} is late",
             f"Nothing has been backed up since it was due ({night}). It is tried again every {AGAIN.seconds // 60} minutes; "
             "the runs of the job `backup` say why it failed. docs/backups.md says what to do.",
         )
-    return dg.SensorResult(requests, cursor=" ".join(sorted(late)))
+    return dg.SensorResult(requests, cursor=" ".join([since, *sorted(late)]))
 
 
 def look(nexus: NexusResource, instance: dg.DagsterInstance, now: datetime) -> tuple[list[dg.RunRequest], set[str]]:
