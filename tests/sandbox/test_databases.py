@@ -179,3 +179,22 @@ def test_the_data_outlives_a_stop_and_a_kill_and_nothing_else_does(tmp_path: Pat
             assert not psutil.wait_procs(members, timeout=5)[1]
     finally:
         supervisor.stop(tmp_path)
+
+
+def test_the_databases_hold_trading_data_that_grows(tmp_path: Path) -> None:
+    """So that a backup has something to hold, and a restore something to bring back."""
+    started = supervisor.start(tmp_path, [CLUSTER], ("postgres", "valkey", "trading"))
+    try:
+        seen: list[int] = []
+        deadline = time.monotonic() + 60
+        with redis.Redis.from_url(started.clusters[CLUSTER]["valkey"]) as client:
+            while (len(seen) < 2 or not client.exists("fills")) and time.monotonic() < deadline:
+                with psycopg.connect(started.clusters[CLUSTER]["postgres"], autocommit=True) as link:
+                    there = link.execute("SELECT to_regclass('trades')").fetchone() != (None,)
+                    count = link.execute("SELECT count(*) FROM trades").fetchone() if there else None
+                if count and count[0] and (not seen or count[0] > seen[-1]):
+                    seen.append(count[0])
+            assert len(seen) == 2, "it does not grow"
+            assert client.exists("fills", "quote:SEI/USDC", "book:SEI/USDC")
+    finally:
+        supervisor.stop(tmp_path)
