@@ -32,7 +32,7 @@ from benchmarks.bench_judge_worlds import (
 from benchmarks.measure import leave_out, say
 from nexus_ops.analysis.counters import Gathered, gathered, least_seconds
 from nexus_ops.analysis.dispersion import Dispersion, observed
-from nexus_ops.analysis.evidence import Interval, e_value, no_evidence, with_interval
+from nexus_ops.analysis.evidence import EARLY_IN_WATCH, Interval, Prior, e_value, no_evidence, with_interval
 from nexus_ops.analysis.metrics import Rules
 from nexus_ops.analysis.power import wald_seconds
 from nexus_ops.topology import project_folder
@@ -53,6 +53,7 @@ PEERS = 1400
 """Streams of a cell that the peers are asked about too: Mann and Whitney take as long as everything else."""
 PART = 50
 """Rollouts that are simulated in one go, and kept as one line."""
+ROLLOUT, WATCH = Prior(RULES.horizon), Prior(RULES.watch_horizon, EARLY_IN_WATCH)
 STAGES = staged((0.05, 900), (0.10, 900), (0.25, 900), (0.50, 900))
 
 
@@ -67,7 +68,7 @@ class Cell:
     """When the fault begins (seconds); infinite: there is none."""
     theta: float = 1.0
     """By how much the first stream is worse, for Wald's limit."""
-    horizon: int = RULES.horizon
+    prior: Prior = ROLLOUT
     stage: float | None = None
     """The constant share under which Wald's limit is computed."""
 
@@ -103,7 +104,7 @@ def bounds(found: int, rollouts: int) -> tuple[float, float]:
     return lower, upper
 
 
-def first_rejection(world: World, rng: random.Random, horizon: int, peers: bool) -> dict[str, float | None]:
+def first_rejection(world: World, rng: random.Random, prior: Prior, peers: bool) -> dict[str, float | None]:
     """One rollout: by rule, the time at which it would have been rolled back, or None.
 
     With one stream, `judge` is the test at full weight and `one of 28` the same stream beside 27 that add nothing.
@@ -112,7 +113,7 @@ def first_rejection(world: World, rng: random.Random, horizon: int, peers: bool)
     known = [Dispersion() for _ in world.streams]
     for row in history(world, rng):
         known = [observed(one, events, requests) for one, (events, requests) in zip(known, row, strict=True)]
-    evidence = [no_evidence(one) for one in known]
+    evidence = [no_evidence(prior, one) for one in known]
     waiting = [Gathered() for _ in world.streams]
     values = [1.0] * len(evidence)
     single = len(world.streams) == 1
@@ -132,8 +133,8 @@ def first_rejection(world: World, rng: random.Random, horizon: int, peers: bool)
             least = least_seconds(evidence[index].dispersion)
             waiting[index], interval = gathered(waiting[index], Interval(k_c, n_c, k_s, n_s), now, least)
             if interval is not None:
-                evidence[index] = with_interval(evidence[index], interval, horizon)
-                values[index] = e_value(evidence[index], horizon)
+                evidence[index] = with_interval(evidence[index], interval, prior)
+                values[index] = e_value(evidence[index], prior)
         total = sum(share * value for share, value in zip(shares, values, strict=True))
         if found["judge"] is None and total >= 1 / alpha:
             found["judge"] = now
@@ -175,7 +176,7 @@ def _part(work: tuple[str, int, int]) -> dict[str, Any]:
     cell = next(cell for cell in cells() if cell.name == name)
     results = [
         first_rejection(
-            cell.world, random.Random(f"{name}/{seed}/{number}"), cell.horizon, number < PEERS / len(cell.world.streams)
+            cell.world, random.Random(f"{name}/{seed}/{number}"), cell.prior, number < PEERS / len(cell.world.streams)
         )
         for number in range(first, first + PART)
     ]
@@ -246,7 +247,7 @@ def cells() -> list[Cell]:
                 seconds=3600.0 * (hours + 1),
             )
             name = f"watch, errors x{theta:g}, 100/s, from hour {hours}"
-            found.append(Cell(name, "late", world, 3600.0 * hours, theta, horizon=2160, stage=0.5))
+            found.append(Cell(name, "late", world, 3600.0 * hours, theta, WATCH, stage=0.5))
     zero = World((Stream(0, 100.0, 0.0),), absolute=lambda stream, time: 0.01)
     found.append(Cell("no errors before, 1 % now, 100/s", "odd", zero))
     bursts = World(

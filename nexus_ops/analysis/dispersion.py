@@ -16,6 +16,8 @@ BLOCK = 6
 """Intervals in a block of the longer scale."""
 MARGIN = 1.5
 """How much larger than measured a cluster is taken to be: few clusters are a rough measure of their size."""
+NOISE = 1.5
+"""Standard errors that are taken off a measured excess."""
 ENOUGH = 10.0
 """Expected variance below which nothing is known of clusters (about twenty events)."""
 
@@ -32,10 +34,10 @@ class Scatter(NamedTuple):
     requests: float = 0.0
 
     def excess(self) -> float:
-        """Mean cluster size beyond one; a standard error is taken off, which is noise where events are independent."""
+        """Mean cluster size beyond one, without what is noise where events are independent."""
         if self.expected <= 0:
             return 0.0
-        return max(0.0, self.seen / self.expected - 1.0 - math.sqrt(3.0 / self.pairs))
+        return max(0.0, self.seen / self.expected - 1.0 - NOISE * math.sqrt(3.0 / self.pairs))
 
 
 class Dispersion(NamedTuple):

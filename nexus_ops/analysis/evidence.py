@@ -21,12 +21,14 @@ from typing import NamedTuple
 
 from nexus_ops.analysis.dispersion import Dispersion, observed
 
-THETAS = (1.4, 2.1, 3.4, 6.0, 14.0)
-"""The alternatives: how many times the stable's rate."""
-SHARES = (0.2, 0.2, 0.2, 0.25, 0.15)
+THETAS = (1.5, 2.3, 4.2, 11.0)
+"""The alternatives: how many times the stable's rate. Four lie close enough; a fifth costs more than it finds."""
+SHARES = (0.23, 0.24, 0.28, 0.25)
 """The weight of each alternative; one in all."""
-EARLY = 0.4
-"""The weight of 'it was bad from the beginning'; the rest is spread evenly over all later intervals."""
+EARLY = 0.3
+"""The weight of 'it was bad from the beginning' in a rollout: large enough for that, and no late fault waits long."""
+EARLY_IN_WATCH = 0.15
+"""The same in the watch: what was bad from the beginning was looked for in all stages before it."""
 
 _TERMS = tuple((theta, math.log(theta), share) for theta, share in zip(THETAS, SHARES, strict=True))
 _SETTLED = 1e100
@@ -44,6 +46,18 @@ class Interval(NamedTuple):
     stable_requests: float
 
 
+class Prior(NamedTuple):
+    """When a fault may begin: with the weight `early` at the first interval, else at any of `horizon`, evenly."""
+
+    horizon: int
+    early: float = EARLY
+
+    @property
+    def later(self) -> float:
+        """The weight of each interval."""
+        return (1.0 - self.early) / self.horizon
+
+
 class Evidence(NamedTuple):
     """The bets of one component's metric, and what is known of its clusters."""
 
@@ -53,16 +67,16 @@ class Evidence(NamedTuple):
     dispersion: Dispersion
 
 
-def no_evidence(dispersion: Dispersion | None = None) -> Evidence:
+def no_evidence(prior: Prior, dispersion: Dispersion | None = None) -> Evidence:
     """Before the first interval; `dispersion` is what the stable colour's past says."""
-    return Evidence(tuple(EARLY * share for share in SHARES), 0, dispersion or Dispersion())
+    return Evidence(tuple(prior.early * share for share in SHARES), 0, dispersion or Dispersion())
 
 
-def with_interval(evidence: Evidence, interval: Interval, horizon: int) -> Evidence:
-    """With one more interval. `horizon` is the number of intervals over which late beginnings are spread."""
+def with_interval(evidence: Evidence, interval: Interval, prior: Prior) -> Evidence:
+    """With one more interval."""
     bets, intervals, dispersion = evidence
     events_c, requests_c, events_s, requests_s = interval
-    fresh = (1.0 - EARLY) / horizon if intervals < horizon else 0.0
+    fresh = prior.later if intervals < prior.horizon else 0.0
     events = events_c + events_s
     if max(bets) > _SETTLED:
         pass
@@ -92,7 +106,6 @@ def with_interval(evidence: Evidence, interval: Interval, horizon: int) -> Evide
     return Evidence(bets, intervals + 1, observed(dispersion, events_s, requests_s))
 
 
-def e_value(evidence: Evidence, horizon: int) -> float:
+def e_value(evidence: Evidence, prior: Prior) -> float:
     """Evidence that the candidate is worse (1: none; 1/α: enough)."""
-    waiting = 1.0 - evidence.intervals / horizon
-    return sum(evidence.bets) + ((1.0 - EARLY) * waiting if waiting > 0 else 0.0)
+    return sum(evidence.bets) + prior.later * max(0, prior.horizon - evidence.intervals)

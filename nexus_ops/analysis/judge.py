@@ -20,7 +20,7 @@ from nexus_ops.analysis import assurance, evidence
 from nexus_ops.analysis.assurance import Assurance
 from nexus_ops.analysis.counters import Gathered, Last, differences, gathered, least_seconds
 from nexus_ops.analysis.dispersion import Dispersion, observed
-from nexus_ops.analysis.evidence import Evidence, Interval, e_value, no_evidence
+from nexus_ops.analysis.evidence import EARLY_IN_WATCH, Evidence, Interval, Prior, e_value, no_evidence
 from nexus_ops.analysis.guardrails import Breach, breaches, firing
 from nexus_ops.analysis.metrics import Alert, Counted, Guardrail, Rules
 from nexus_ops.analysis.samples import Answer, Count, Sample
@@ -47,6 +47,15 @@ class Plan:
     """What the stable colour's past says of clusters."""
     baseline: Mapping[str, float] = field(default_factory=dict)
     """By guardrail of the platform: its value when the rollout began. What is missing is taken from the first look."""
+    needed: tuple[str, ...] | None = None
+    """Components without which there is no pass; None: all. One that serves too little to be told in time may lack."""
+    watch: bool = False
+    """Whether this is the watch after a promotion."""
+
+    @cached_property
+    def prior(self) -> Prior:
+        """When a fault may begin."""
+        return Prior(self.rules.watch_horizon, EARLY_IN_WATCH) if self.watch else Prior(self.rules.horizon)
 
     @cached_property
     def shares(self) -> Mapping[Key, float]:
@@ -106,7 +115,7 @@ class Judgement:
 
 def begin(plan: Plan) -> State:
     """Before the first look."""
-    streams = {key: Stream(no_evidence(plan.history.get(key))) for key in plan.shares}
+    streams = {key: Stream(no_evidence(plan.prior, plan.history.get(key))) for key in plan.shares}
     return State(streams, baseline=dict(plan.baseline))
 
 
@@ -173,8 +182,8 @@ def _compare(plan: Plan, state: State, sample: Sample) -> State:
             if component in candidate or component in stable:
                 key = (metric.name, component)
                 new = _timed(candidate.get(component, ()), sample.time), _timed(stable.get(component, ()), sample.time)
-                streams[key] = _with_readings(streams[key], metric, *new, sample.time, plan.rules.horizon)
-    values = {key: plan.shares[key] * e_value(stream.evidence, plan.rules.horizon) for key, stream in streams.items()}
+                streams[key] = _with_readings(streams[key], metric, *new, sample.time, plan.prior)
+    values = {key: plan.shares[key] * e_value(stream.evidence, plan.prior) for key, stream in streams.items()}
     total = math.fsum(values.values())
     rejected = state.rejected
     if rejected is None and total >= 1.0 / plan.alpha:
@@ -189,7 +198,7 @@ def _with_readings(
     candidate: list[tuple[str, Last]],
     stable: list[tuple[str, Last]],
     time: float,
-    horizon: int,
+    prior: Prior,
 ) -> Stream:
     candidate_pods, events_c, requests_c = differences(stream.candidate_pods, candidate)
     stable_pods, events_s, requests_s = differences(stream.stable_pods, stable)
@@ -201,7 +210,7 @@ def _with_readings(
     size = stream.evidence.dispersion.cluster_size()
     return replace(
         stream,
-        evidence=evidence.with_interval(stream.evidence, interval, horizon),
+        evidence=evidence.with_interval(stream.evidence, interval, prior),
         assurance=assurance.with_interval(stream.assurance, interval, metric.material, size),
         served=Interval(*(a + b for a, b in zip(stream.served, interval, strict=True))),
     )
@@ -246,7 +255,7 @@ def verdict(plan: Plan, state: State, *, now: float | None = None) -> Judgement:
     """The verdict after the looks so far. With `now`, a last look that is too old is an error."""
     kind, reasons, blames = _decide(plan, state, now)
     values = {
-        f"{metric}/{component}": e_value(stream.evidence, plan.rules.horizon)
+        f"{metric}/{component}": e_value(stream.evidence, plan.prior)
         for (metric, component), stream in state.streams.items()
     }
     return Judgement(kind, reasons, state.e_value, state.peak, 1.0 / plan.alpha, state.time, blames, values)
@@ -272,14 +281,15 @@ def _decide(plan: Plan, state: State, now: float | None) -> tuple[Verdict, tuple
     if problems:
         return "error", problems, None
     missing = [f"no data for {name}" for name in state.silent]
+    needed = plan.components if plan.needed is None else plan.needed
     for metric in plan.rules.counted():
         if metric.criticality == "critical":
             missing += [
                 f"{metric.name} of {component}: {state.streams[metric.name, component].assurance.requests:.0f} requests "
                 "in this stage are too few to exclude a regression"
-                for component in plan.components
+                for component in needed
                 if not state.streams[metric.name, component].assurance.enough
             ]
-    if missing or not plan.components:
-        return "insufficient", tuple(missing) or ("no component runs in both colours",), None
+    if missing or not needed:
+        return "insufficient", tuple(missing) or ("no component serves enough in both colours to be compared",), None
     return "pass", ("no metric is worse, and a material regression would have been seen",), None

@@ -128,6 +128,7 @@ class Rules(Declaration):
     alpha: Alpha
     watch_alpha: Alpha
     horizon_seconds: Annotated[float, Field(gt=0, le=7 * 86400)]
+    watch_seconds: Annotated[float, Field(gt=0, le=7 * 86400)]
     look_seconds: Annotated[float, Field(gt=0, le=600)]
     components: Annotated[tuple[Name, ...], Field(min_length=1)]
     metrics: Mapping[str, Declared]
@@ -148,6 +149,11 @@ class Rules(Declaration):
     def horizon(self) -> int:
         """The horizon in looks."""
         return max(1, round(self.horizon_seconds / self.look_seconds))
+
+    @property
+    def watch_horizon(self) -> int:
+        """The length of the watch after promotion in looks."""
+        return max(1, round(self.watch_seconds / self.look_seconds))
 
     def counted(self) -> tuple[Counted, ...]:
         """The metrics that the sequential tests compare."""

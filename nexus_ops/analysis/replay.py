@@ -43,6 +43,8 @@ def to_json(subject: Subject, plan: Plan, samples: Iterable[Sample], *, now: flo
             "stable": plan.stable,
             "alpha": plan.alpha,
             "baseline": dict(plan.baseline),
+            "needed": None if plan.needed is None else list(plan.needed),
+            "watch": plan.watch,
             "history": [[*key, dispersion_to_json(known)] for key, known in plan.history.items()],
         },
         "now": now,
@@ -72,6 +74,8 @@ def read(document: Mapping[str, Any]) -> tuple[Plan, list[Sample]]:
                 (metric, component): dispersion_from_json(numbers) for metric, component, numbers in stored["history"]
             },
             baseline=stored["baseline"],
+            needed=None if stored["needed"] is None else tuple(stored["needed"]),
+            watch=stored["watch"],
         )
         return plan, [Sample.from_json(one) for one in document["samples"]]
     except (KeyError, TypeError, ValueError) as error:

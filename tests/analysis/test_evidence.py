@@ -9,15 +9,28 @@ from hypothesis import strategies as st
 
 from nexus_ops.analysis.counters import Gathered, Last, differences, gathered, least_seconds
 from nexus_ops.analysis.dispersion import Dispersion, observed
-from nexus_ops.analysis.evidence import EARLY, SHARES, THETAS, Evidence, Interval, e_value, no_evidence, with_interval
+from nexus_ops.analysis.evidence import (
+    EARLY,
+    SHARES,
+    THETAS,
+    Evidence,
+    Interval,
+    Prior,
+    e_value,
+    no_evidence,
+    with_interval,
+)
 
 KNOWN = Dispersion()._replace(short=Dispersion().short._replace(seen=50.0, expected=50.0, pairs=200))
 """Errors that were seen to be independent."""
 
 
-def of(evidence: Evidence, *intervals: Interval, horizon: int = 720) -> Evidence:
+HOUR, LONG = Prior(720), Prior(1080)
+
+
+def of(evidence: Evidence, *intervals: Interval, prior: Prior = HOUR) -> Evidence:
     for interval in intervals:
-        evidence = with_interval(evidence, interval, horizon)
+        evidence = with_interval(evidence, interval, prior)
     return evidence
 
 
@@ -28,7 +41,7 @@ def expected_gain(rho: float, events: int, cluster: int, known: Dispersion) -> f
     for mine in range(clusters + 1):
         chance = math.comb(clusters, mine) * rho**mine * (1 - rho) ** (clusters - mine)
         interval = Interval(mine * cluster, 1000 * rho, events - mine * cluster, 1000 * (1 - rho))
-        total += chance * e_value(of(no_evidence(known), interval), 720)
+        total += chance * e_value(of(no_evidence(HOUR, known), interval), HOUR)
     return total
 
 
@@ -59,42 +72,44 @@ def test_without_regard_to_clusters_bursts_would_win() -> None:
 
 @given(st.integers(1, 2000), st.floats(0.01, 0.99))
 def test_intervals_without_events_are_no_evidence(number: int, rho: float) -> None:
-    evidence = of(no_evidence(KNOWN), *[Interval(0, 100 * rho, 0, 100 * (1 - rho))] * min(number, 300), horizon=300)
-    assert e_value(evidence, 300) == pytest.approx(1.0)
+    evidence = of(
+        no_evidence(HOUR, KNOWN), *[Interval(0, 100 * rho, 0, 100 * (1 - rho))] * min(number, 300), prior=Prior(300)
+    )
+    assert e_value(evidence, Prior(300)) == pytest.approx(1.0)
 
 
 def test_weights_are_one_in_all() -> None:
     assert sum(SHARES) == pytest.approx(1.0)
-    assert e_value(no_evidence(), 720) == pytest.approx(1.0)
+    assert e_value(no_evidence(HOUR), HOUR) == pytest.approx(1.0)
     assert 0 < EARLY < 1
     assert min(THETAS) > 1
 
 
 def test_traffic_share_and_error_rate_may_drift_together() -> None:
     """Pooling the counts first would see a rising rate at a rising share, and blame the candidate."""
-    evidence = no_evidence(KNOWN)
+    evidence = no_evidence(HOUR, KNOWN)
     pooled = [0.0, 0.0, 0.0, 0.0]
     for step in range(200):
         share, ratio = 0.03 + 0.05 * step / 200, 0.002 * 10 ** (step / 200)
         interval = Interval(5000 * share * ratio, 5000 * share, 5000 * (1 - share) * ratio, 5000 * (1 - share))
         pooled = [a + b for a, b in zip(pooled, interval, strict=True)]
         evidence = of(evidence, interval)
-    assert e_value(evidence, 720) <= 1
-    assert e_value(of(no_evidence(KNOWN), Interval(*pooled)), 720) > e_value(evidence, 720)
+    assert e_value(evidence, HOUR) <= 1
+    assert e_value(of(no_evidence(HOUR, KNOWN), Interval(*pooled)), HOUR) > e_value(evidence, HOUR)
 
 
 def test_a_fault_after_two_thousand_good_intervals_is_still_found() -> None:
     good, bad = Interval(1, 250, 19, 4750), Interval(6, 250, 19, 4750)
-    early = first(no_evidence(KNOWN), bad)
-    late = first(of(no_evidence(KNOWN), *[good] * 1000, horizon=1080), bad)
+    early = first(no_evidence(HOUR, KNOWN), bad)
+    late = first(of(no_evidence(HOUR, KNOWN), *[good] * 1000, prior=LONG), bad)
     assert early <= late <= 1.5 * early + 2
 
 
 def first(evidence: Evidence, interval: Interval) -> int:
     """How many such intervals it takes to reach 1 / 1 %."""
     for number in range(1, 2000):
-        evidence = of(evidence, interval, horizon=1080)
-        if e_value(evidence, 1080) >= 100:
+        evidence = of(evidence, interval, prior=LONG)
+        if e_value(evidence, LONG) >= 100:
             return number
     raise AssertionError("never found")
 
@@ -106,11 +121,11 @@ def first(evidence: Evidence, interval: Interval) -> int:
     )
 )
 def test_evidence_stays_a_number_whatever_is_counted(counts: list[tuple[int, int, int, int]]) -> None:
-    evidence = no_evidence()
+    evidence = no_evidence(HOUR)
     for events_c, more_c, events_s, more_s in counts:
         evidence = of(evidence, Interval(events_c, events_c + more_c, events_s, events_s + more_s))
-        assert math.isfinite(e_value(evidence, 720))
-        assert e_value(evidence, 720) >= 0
+        assert math.isfinite(e_value(evidence, HOUR))
+        assert e_value(evidence, HOUR) >= 0
 
 
 @pytest.mark.parametrize("size", [1, 5, 20])
@@ -224,5 +239,5 @@ def test_a_storm_that_outlasts_an_interval_is_a_cluster_too() -> None:
 
 
 def test_evidence_that_is_settled_stays_a_number() -> None:
-    evidence = of(no_evidence(KNOWN), *[Interval(1000, 1000, 0, 1000)] * 50)
-    assert 1e100 < e_value(evidence, 720) < math.inf
+    evidence = of(no_evidence(HOUR, KNOWN), *[Interval(1000, 1000, 0, 1000)] * 50)
+    assert 1e100 < e_value(evidence, HOUR) < math.inf

@@ -56,7 +56,7 @@ def test_the_peers_are_what_they_are_called() -> None:
 def test_the_benchmark_asks_the_judge_as_a_rollout_does() -> None:
     """The same counts, once as the benchmark feeds the tests, once as cumulative readings through the whole judge."""
     world = World((Stream(0, 100.0, 0.005),), worse=lambda stream, time, bad: 4.0, share=lambda time: 0.1, seconds=1200)
-    quick = first_rejection(world, random.Random("x"), RULES.horizon, False)
+    quick = first_rejection(world, random.Random("x"), new_plan().prior, False)
     rng = random.Random("x")
     known = Dispersion()
     for ((events, requests),) in history(world, rng):
@@ -89,7 +89,7 @@ def test_every_cell_can_be_simulated_and_gets_its_row() -> None:
     found: list[dict[str, object]] = []
     for cell in cells():
         few = replace(cell, world=replace(cell.world, seconds=120.0, history_seconds=60.0))
-        found.append(summary(cell, [first_rejection(few.world, random.Random(1), few.horizon, True)]))
+        found.append(summary(cell, [first_rejection(few.world, random.Random(1), few.prior, True)]))
     text = tables(found, seed=1)
     early = {cell.name for cell in cells() if cell.group == "late" and cell.begins == 0}
     assert [cell.name for cell in cells() if cell.name not in text and cell.name not in early] == []
