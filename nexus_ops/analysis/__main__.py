@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from nexus_ops.analysis.replay import rejudge
+from nexus_ops.analysis.replay import from_bytes, rejudge
 from nexus_ops.errors import OperationError
 
 
@@ -18,8 +17,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--alpha", type=float, help="another α than the stored one")
     options = parser.parse_args(arguments)
     try:
-        judgement = rejudge(json.loads(options.evidence.read_text()), options.alpha)
-    except (OperationError, OSError, json.JSONDecodeError) as error:
+        judgement = rejudge(from_bytes(options.evidence.read_bytes()), options.alpha)
+    except (OperationError, OSError) as error:
         print(f"{options.evidence}: {error}", file=sys.stderr)
         return 2
     print(f"{judgement.verdict}: {'; '.join(judgement.reasons)}")

@@ -57,8 +57,13 @@ def breaches(
     return still, found
 
 
-def firing(metric: Alert, levels: tuple[Level, ...], candidate: str) -> list[Breach]:
-    """The alerts that stop the rollout: of the candidate's colour, or of no colour."""
+def known_alert(name: str) -> str:
+    """How an alert of no colour is named in a plan's baseline."""
+    return f"alert {name}"
+
+
+def firing(metric: Alert, levels: tuple[Level, ...], candidate: str, baseline: Mapping[str, float]) -> list[Breach]:
+    """The alerts that stop the rollout: of the candidate's colour, or of none that did not fire before it began."""
     return [
         Breach(
             metric.name,
@@ -67,5 +72,5 @@ def firing(metric: Alert, levels: tuple[Level, ...], candidate: str) -> list[Bre
             "release" if level.colour == candidate else "platform",
         )
         for level in levels
-        if level.colour in ("", candidate)
+        if level.colour == candidate or (not level.colour and known_alert(level.name) not in baseline)
     ]

@@ -46,7 +46,8 @@ class Plan:
     history: Mapping[Key, Dispersion] = field(default_factory=dict)
     """What the stable colour's past says of clusters."""
     baseline: Mapping[str, float] = field(default_factory=dict)
-    """By guardrail of the platform: its value when the rollout began. What is missing is taken from the first look."""
+    """What was so when the rollout began: by guardrail of the platform its value, which is taken from the first look where it
+    is missing; and by 'alert NAME' the alerts of no colour that fired already."""
     needed: tuple[str, ...] | None = None
     """Components without which there is no pass; None: all. One that serves too little to be told in time may lack."""
     watch: bool = False
@@ -71,6 +72,9 @@ class Stream:
     candidate_pods: Pods = field(default_factory=dict)
     stable_pods: Pods = field(default_factory=dict)
     waiting: Gathered = field(default_factory=Gathered)
+    """For the evidence."""
+    unassured: Gathered = field(default_factory=Gathered)
+    """For the assurance."""
     assurance: Assurance = field(default_factory=Assurance)
     served: Interval = field(default_factory=lambda: Interval(0.0, 0.0, 0.0, 0.0))
     """All that was compared since the rollout began."""
@@ -204,16 +208,21 @@ def _with_readings(
     stable_pods, events_s, requests_s = differences(stream.stable_pods, stable)
     counts = Interval(events_c, requests_c, events_s, requests_s)
     waiting, interval = gathered(stream.waiting, counts, time, least_seconds(stream.evidence.dispersion))
-    stream = replace(stream, candidate_pods=candidate_pods, stable_pods=stable_pods, waiting=waiting)
+    # A pass is no bet: it need not wait until an interval is a witness, only until both colours have served.
+    unassured, served = gathered(stream.unassured, counts, time, 0.0)
+    stream = replace(
+        stream, candidate_pods=candidate_pods, stable_pods=stable_pods, waiting=waiting, unassured=unassured
+    )
+    if served is not None:
+        size = stream.evidence.dispersion.cluster_size()
+        stream = replace(
+            stream,
+            assurance=assurance.with_interval(stream.assurance, served, metric.material, size),
+            served=Interval(*(a + b for a, b in zip(stream.served, served, strict=True))),
+        )
     if interval is None:
         return stream
-    size = stream.evidence.dispersion.cluster_size()
-    return replace(
-        stream,
-        evidence=evidence.with_interval(stream.evidence, interval, prior),
-        assurance=assurance.with_interval(stream.assurance, interval, metric.material, size),
-        served=Interval(*(a + b for a, b in zip(stream.served, interval, strict=True))),
-    )
+    return replace(stream, evidence=evidence.with_interval(stream.evidence, interval, prior))
 
 
 def _watch_limits(plan: Plan, state: State, sample: Sample) -> State:
@@ -228,7 +237,7 @@ def _watch_limits(plan: Plan, state: State, sample: Sample) -> State:
             continue
         found: list[Breach] = []
         if isinstance(metric, Alert):
-            found = firing(metric, answer.levels, plan.candidate)
+            found = firing(metric, answer.levels, plan.candidate, plan.baseline)
         elif isinstance(metric, Guardrail):
             if metric.scope == "platform" and answer.levels:
                 baseline.setdefault(metric.name, answer.levels[0].value)

@@ -6,6 +6,9 @@ The document holds the declared rules with their queries, the plan, every look, 
 
 from __future__ import annotations
 
+import gzip
+import json
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +20,7 @@ from nexus_ops.analysis.samples import EvidenceError, Sample
 from nexus_ops.analysis.state import dispersion_from_json, dispersion_to_json
 
 VERSION = 1
+GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,41 @@ class Subject:
     actor: str
 
 
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """A plan with its rules."""
+    return {
+        "rules": plan.rules.model_dump(mode="json"),
+        "components": list(plan.components),
+        "candidate": plan.candidate,
+        "stable": plan.stable,
+        "alpha": plan.alpha,
+        "baseline": dict(plan.baseline),
+        "needed": None if plan.needed is None else list(plan.needed),
+        "watch": plan.watch,
+        "history": [[*key, dispersion_to_json(known)] for key, known in plan.history.items()],
+    }
+
+
+def plan_from_json(stored: Mapping[str, Any]) -> Plan:
+    """The plan in a JSON document; `EvidenceError` when it is none."""
+    try:
+        return Plan(
+            rules=Rules.model_validate(stored["rules"]),
+            components=tuple(stored["components"]),
+            candidate=stored["candidate"],
+            stable=stored["stable"],
+            alpha=stored["alpha"],
+            history={
+                (metric, component): dispersion_from_json(numbers) for metric, component, numbers in stored["history"]
+            },
+            baseline=stored["baseline"],
+            needed=None if stored["needed"] is None else tuple(stored["needed"]),
+            watch=stored["watch"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise EvidenceError(f"the plan of an analysis cannot be read: {error!r}.") from None
+
+
 def to_json(subject: Subject, plan: Plan, samples: Iterable[Sample], *, now: float | None = None) -> dict[str, Any]:
     """The evidence of a verdict. `now` is when it was asked for (seconds since 1970)."""
     looks = list(samples)
@@ -36,17 +75,7 @@ def to_json(subject: Subject, plan: Plan, samples: Iterable[Sample], *, now: flo
     return {
         "version": VERSION,
         "subject": vars(subject),
-        "rules": plan.rules.model_dump(mode="json"),
-        "plan": {
-            "components": list(plan.components),
-            "candidate": plan.candidate,
-            "stable": plan.stable,
-            "alpha": plan.alpha,
-            "baseline": dict(plan.baseline),
-            "needed": None if plan.needed is None else list(plan.needed),
-            "watch": plan.watch,
-            "history": [[*key, dispersion_to_json(known)] for key, known in plan.history.items()],
-        },
+        "plan": plan_to_json(plan),
         "now": now,
         "samples": [sample.to_json() for sample in looks],
         "judgement": {
@@ -63,22 +92,8 @@ def read(document: Mapping[str, Any]) -> tuple[Plan, list[Sample]]:
     if document.get("version") != VERSION:
         raise EvidenceError(f"evidence of version {document.get('version')!r}; {VERSION} can be read.")
     try:
-        stored = document["plan"]
-        plan = Plan(
-            rules=Rules.model_validate(document["rules"]),
-            components=tuple(stored["components"]),
-            candidate=stored["candidate"],
-            stable=stored["stable"],
-            alpha=stored["alpha"],
-            history={
-                (metric, component): dispersion_from_json(numbers) for metric, component, numbers in stored["history"]
-            },
-            baseline=stored["baseline"],
-            needed=None if stored["needed"] is None else tuple(stored["needed"]),
-            watch=stored["watch"],
-        )
-        return plan, [Sample.from_json(one) for one in document["samples"]]
-    except (KeyError, TypeError, ValueError) as error:
+        return plan_from_json(document["plan"]), [Sample.from_json(one) for one in document["samples"]]
+    except (KeyError, TypeError) as error:
         raise EvidenceError(f"the evidence cannot be read: {error!r}.") from None
 
 
@@ -90,6 +105,22 @@ def rejudge(document: Mapping[str, Any], alpha: float | None = None) -> Judgemen
             raise EvidenceError(f"α is {alpha}; it must be between 0 and 1.")
         plan = replace(plan, alpha=alpha)
     return judged(plan, samples, now=document.get("now"))
+
+
+def to_bytes(document: Mapping[str, Any]) -> bytes:
+    """Evidence as it is stored: compressed, and the same bytes for the same evidence."""
+    return gzip.compress(json.dumps(document, sort_keys=True, separators=(",", ":")).encode(), 6, mtime=0)
+
+
+def from_bytes(stored: bytes) -> dict[str, Any]:
+    """Evidence that was stored, compressed or plain; `EvidenceError` when it is none."""
+    try:
+        document = json.loads(gzip.decompress(stored) if stored[:2] == GZIP else stored)
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise EvidenceError(f"the evidence cannot be read: {error}.") from None
+    if not isinstance(document, dict):
+        raise EvidenceError("the evidence is no JSON object.")
+    return document
 
 
 def curve(document: Mapping[str, Any]) -> list[tuple[float, float, str]]:

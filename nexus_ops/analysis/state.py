@@ -38,6 +38,7 @@ def to_json(state: State) -> dict[str, Any]:
             "candidate_pods": {pod: list(last) for pod, last in stream.candidate_pods.items()},
             "stable_pods": {pod: list(last) for pod, last in stream.stable_pods.items()},
             "waiting": list(stream.waiting),
+            "unassured": list(stream.unassured),
             "assurance": list(stream.assurance),
             "served": list(stream.served),
         }
@@ -61,6 +62,7 @@ def from_json(document: Mapping[str, Any]) -> State:
                 {pod: Last(*last) for pod, last in one["candidate_pods"].items()},
                 {pod: Last(*last) for pod, last in one["stable_pods"].items()},
                 Gathered(*one["waiting"]),
+                Gathered(*one["unassured"]),
                 Assurance(*one["assurance"]),
                 Interval(*one["served"]),
             )

@@ -89,12 +89,12 @@ def test_the_curve_shows_when_the_verdict_was_due() -> None:
 def test_evidence_keeps_queries_subject_and_samples() -> None:
     document = stored(0.005, looks=3)
     assert document["subject"]["actor"] == "alice"
-    assert "http_requests_total" in document["rules"]["metrics"]["request-errors"]["events"]
+    assert "http_requests_total" in document["plan"]["rules"]["metrics"]["request-errors"]["events"]
     assert len(document["samples"]) == 3
 
 
 @pytest.mark.parametrize(
-    "change", [{"version": 2}, {"plan": {}}, {"samples": [{"time": 1}]}, {"rules": {}}, {"samples": 3}]
+    "change", [{"version": 2}, {"plan": {}}, {"samples": [{"time": 1}]}, {"samples": 3}]
 )
 def test_evidence_that_cannot_be_read_says_so(change: dict[str, Any]) -> None:
     with pytest.raises(EvidenceError):
