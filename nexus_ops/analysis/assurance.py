@@ -32,6 +32,11 @@ class Assurance(NamedTuple):
         return max(self.ratio, self.floor) >= math.log(1.0 / BETA)
 
 
+def requests_to_pass(material: Material) -> float:
+    """So many requests of the candidate, none of them an event, exclude the floor."""
+    return math.log(1.0 / BETA) / (material.floor * (1.0 - _HEALTHY))
+
+
 def with_interval(known: Assurance, interval: Interval, material: Material, cluster_size: float | None) -> Assurance:
     """With one more interval. An unknown cluster size counts as one: a pass is no claim at level α."""
     size = cluster_size or 1.0

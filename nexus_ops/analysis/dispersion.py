@@ -4,7 +4,7 @@ Errors often come many at once (a retry storm, a bad node). A test that takes ea
 rejects far too often. The measure: of the events of two neighbouring intervals, those of the second are a share r of
 them, r its share of the requests. Independent events scatter around it with variance K·r·(1 − r); clusters of m scatter
 m times as much. Neighbours are compared, not a mean over all, so that a slow drift of the error rate is no cluster.
-It is done on single intervals and on blocks of six, because a storm may outlast an interval; the larger one counts.
+It is done on single intervals and on blocks of twelve, because a storm may outlast an interval; the larger one counts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-BLOCK = 6
+BLOCK = 12
 """Intervals in a block of the longer scale."""
 MARGIN = 1.5
 """How much larger than measured a cluster is taken to be: few clusters are a rough measure of their size."""

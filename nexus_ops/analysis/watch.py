@@ -22,19 +22,20 @@ def beside_history(samples: Sequence[Sample], past: Sequence[Sample], *, stable:
     if not samples or not past:
         return list(samples)
     began, old_began = samples[0].time, past[0].time
-    joined: list[Sample] = []
+    found: list[Sample] = []
     at = 0
     for sample in samples:
         while at + 1 < len(past) and past[at + 1].time - old_began <= sample.time - began:
             at += 1
-        joined.append(_joined(sample, past[at], stable))
-    return joined
+        found.append(joined(sample, past[at], stable))
+    return found
 
 
-def _joined(sample: Sample, old: Sample, stable: str) -> Sample:
+def joined(sample: Sample, old: Sample | None, stable: str) -> Sample:
+    """A look of the watch with the old colour's readings of the past in place of its present ones; None: there are none."""
     answers = dict(sample.answers)
     for name, answer in sample.answers.items():
-        before = old.answers.get(name)
+        before = old.answers.get(name) if old else None
         replayed = tuple(count for count in before.counts if count.colour == stable) if before else ()
         if answer.problem is None and (answer.counts or replayed):
             live: tuple[Count, ...] = tuple(count for count in answer.counts if count.colour != stable)
