@@ -83,9 +83,14 @@ def case_of(context: RolloutContext, record: Record, course: Course) -> Case:
 
 
 def began(record: Record, course: Course) -> float:
-    """When a case begins: with the first share of traffic, or with all of it (seconds since 1970)."""
+    """When a case begins (seconds since 1970): with the first share of traffic, a watch with all of it.
+
+    That of a blue-green rollout begins with the hold, when the new colour is warm.
+    """
+    canary = any(0 < stage.weight < 100 for stage in record.stages)
     for stage in record.stages:
-        if stage.started and stage.weight and (course == "stages" or stage.weight == 100):
+        full = stage.weight == 100 if canary else stage.kind == "clean-up"
+        if stage.started and (full if course == "watch" else stage.weight > 0):
             return moment(stage.started).timestamp()
     return moment(record.started).timestamp()
 

@@ -5,14 +5,16 @@ Stored by its digest beside the plan; the record keeps the digests. `judge_again
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from datetime import timedelta
 
+from nexus_ops.analysis.replay import from_bytes, rejudge, to_bytes
 from nexus_ops.errors import OperationError, PermanentError
 from nexus_ops.releases.model import canonical
 from nexus_ops.rollouts.context import RolloutContext
-from nexus_ops.rollouts.monitor import Health, Look, Series, judge, query
+from nexus_ops.rollouts.judging import evidence_of
+from nexus_ops.rollouts.monitor import Health, Look, judge
+from nexus_ops.rollouts.prometheus import Series, query
 from nexus_ops.rollouts.record import Evidence, Record, moment
 
 FOLDER = "evidence"
@@ -22,6 +24,9 @@ SAMPLES = 120
 
 def keep_evidence(context: RolloutContext, record: Record, stage: str, health: Health) -> Evidence:
     """Store what a verdict stands on; the entry for the record."""
+    if health.judged is not None:
+        document = evidence_of(context, record, stage, health.judged)
+        return Evidence(stage, health.verdict, context.store.put_content(FOLDER, to_bytes(document)))
     document = {
         "format": 1,
         "rollout": record.id,
@@ -42,7 +47,10 @@ def keep_evidence(context: RolloutContext, record: Record, stage: str, health: H
 
 def judge_again(stored: bytes) -> Health:
     """The verdict that stored evidence gives; where nothing had been measured, the error as it was."""
-    document = json.loads(stored)
+    document = from_bytes(stored)
+    if "samples" in document:
+        judgement = rejudge(document)
+        return Health(judgement.verdict, "; ".join(judgement.reasons))
     if document.get("format") != 1:
         raise PermanentError("the stored evidence has a format that this version does not know.")
     if document["look"] is None:

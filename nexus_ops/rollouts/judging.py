@@ -111,14 +111,14 @@ def all_looks(context: RolloutContext, record: Record, judged: Judged) -> list[S
     return [*samples, *judged.kept.tail]
 
 
-def evidence_of(context: RolloutContext, record: Record, judged: Judged) -> dict[str, Any]:
+def evidence_of(context: RolloutContext, record: Record, stage: str, judged: Judged) -> dict[str, Any]:
     """All that a verdict was made of, as it is stored: `python -m nexus_ops.analysis` judges it again."""
     subject = replay.Subject(
         record.cluster, record.id, f"{record.candidate.version} {record.candidate.release}", record.actor
     )
     looks_so_far = all_looks(context, record, judged)
     document = replay.to_json(subject, judged.case.plan, looks_so_far, now=context.clock().timestamp())
-    return {**document, "course": judged.case.course, "stage": record.stage.name if record.stage else record.phase}
+    return {**document, "course": judged.case.course, "stage": stage}
 
 
 # ---------------------------------------------------------------------- what is kept between two looks

@@ -11,16 +11,16 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from nexus_ops.errors import OperationError, PermanentError, TemporaryError
+from nexus_ops.errors import OperationError, PermanentError
 from nexus_ops.releases.rendering import Rendering
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.decision import Verdict
+from nexus_ops.rollouts.judging import Judged
+from nexus_ops.rollouts.prometheus import Series, query
 from nexus_ops.rollouts.record import Blame, Record, moment
 from nexus_ops.topology import Colour
 
-Series = dict[str, Any]
 OF_COLOUR = "AgentHighErrorRatio"
 """The rule that tells the colours apart; evaluated at once, for its `for` is longer than a rollout may watch."""
 OF_PLATFORM: dict[str, Callable[[Iterable[float]], float]] = {"LargePortfolioLoss": min, "HighRiskScore": max}
@@ -49,7 +49,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Health:
-    """What the metrics say of a candidate, and on what ground; no look when nothing could be measured."""
+    """What the metrics say of a candidate, and on what ground; none when nothing could be measured."""
 
     verdict: Verdict
     reason: str
@@ -58,6 +58,8 @@ class Health:
     """Whom a fail blames: the release, or the platform, which was not well for a reason of its own."""
     requests: float | None = None
     """The candidate's requests in this stage; None: not measured."""
+    judged: Judged | None = None
+    """Of a comparison with the stable colour: what it stands on."""
 
 
 def guardrails_of(shared: Rendering) -> dict[str, str]:
@@ -100,19 +102,10 @@ def shortened(expression: str, seconds: int) -> str:
 
 
 def window_of(record: Record, now: datetime) -> int:
-    """Seconds that are looked back: as long as the candidate has been watched."""
-    began = next((stage.started for stage in record.stages if stage.kind == "bake"), None)
+    """Seconds that are looked back: as long as the candidate has had all traffic."""
+    began = next((stage.started for stage in record.stages if stage.weight == 100), None)
     served = int((now - moment(began)).total_seconds()) if began else 0
     return max(SHORTEST, min(served, LONGEST))
-
-
-def query(context: RolloutContext, promql: str, **times: str) -> list[Series]:
-    """An instant query through the API server, or one over `start`, `end`, `step`; the series that it gives."""
-    at = f"namespaces/{context.cluster.monitoring_namespace}/services/http:prometheus-operated:web/proxy/api/v1"
-    answer = context.client.proxy(f"{at}/{'query_range' if times else 'query'}", query={"query": promql, **times})
-    if answer.status_code != 200:
-        raise TemporaryError(f"Prometheus answered {answer.status_code}.", target=context.cluster.name)
-    return answer.json()["data"]["result"]
 
 
 def platform_values(context: RolloutContext, guardrails: Mapping[str, str]) -> dict[str, float]:
@@ -128,8 +121,8 @@ def platform_values(context: RolloutContext, guardrails: Mapping[str, str]) -> d
     }
 
 
-def check_health(context: RolloutContext, record: Record) -> Health:
-    """Look at the metrics now, and judge the candidate."""
+def check_guardrails(context: RolloutContext, record: Record) -> Health:
+    """Look at the metrics now, and hold them against the release's own rules."""
     now = context.clock()
     try:
         queries = queries_of(record.guardrails, window_of(record, now))

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from nexus_ops.clusters.client import DEPLOYMENT, POD
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.decision import Observed, Pods, Works
-from nexus_ops.rollouts.monitor import Health, check_health
+from nexus_ops.rollouts.monitor import Health
 from nexus_ops.rollouts.record import Record, moment
 from nexus_ops.rollouts.routers import Seen, TrafficRouter
+from nexus_ops.rollouts.verdicts import check_health
 from nexus_ops.topology import Colour
 
 PLATFORM = {"app.kubernetes.io/part-of": "nexus-ai-defi"}
