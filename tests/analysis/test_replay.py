@@ -93,9 +93,7 @@ def test_evidence_keeps_queries_subject_and_samples() -> None:
     assert len(document["samples"]) == 3
 
 
-@pytest.mark.parametrize(
-    "change", [{"version": 2}, {"plan": {}}, {"samples": [{"time": 1}]}, {"samples": 3}]
-)
+@pytest.mark.parametrize("change", [{"version": 2}, {"plan": {}}, {"samples": [{"time": 1}]}, {"samples": 3}])
 def test_evidence_that_cannot_be_read_says_so(change: dict[str, Any]) -> None:
     with pytest.raises(EvidenceError):
         rejudge({**stored(0.005, looks=1), **change})
