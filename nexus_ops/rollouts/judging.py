@@ -27,7 +27,7 @@ LAG = 1.0
 """A look is taken so many seconds after its time: until then what was scraped at it may not be stored."""
 MOST = 120
 """Looks that are fetched in one go."""
-SEGMENT = 60
+SEGMENT = 30
 """Looks that are stored as one object."""
 
 
@@ -38,8 +38,8 @@ class Kept:
     state: State
     segments: int = 0
     """So many objects of `SEGMENT` looks are stored."""
-    tail: tuple[Sample, ...] = ()
-    """The looks since."""
+    tail: tuple[Any, ...] = ()
+    """The looks since, as they are stored."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def all_looks(context: RolloutContext, record: Record, judged: Judged) -> list[S
             first = judged.case.origin + number * SEGMENT * judged.case.step
             times = grid(first, first + SEGMENT * judged.case.step, judged.case.step)
             samples += fetched(context, record, judged.case, times)
-    return [*samples, *judged.kept.tail]
+    return [*samples, *(Sample.from_json(one) for one in judged.kept.tail)]
 
 
 def evidence_of(context: RolloutContext, record: Record, stage: str, judged: Judged) -> dict[str, Any]:
@@ -128,10 +128,9 @@ def _with_looks(context: RolloutContext, record: Record, case: Case, kept: Kept,
     known, segments, tail = kept.state, kept.segments, list(kept.tail)
     for sample in samples:
         known = advance(case.plan, known, sample)
-        tail.append(sample)
+        tail.append(sample.to_json())
         if len(tail) == SEGMENT:
-            document = {"looks": [one.to_json() for one in tail]}
-            _put(context, _segment(record, case, segments), document)
+            _put(context, _segment(record, case, segments), {"looks": tail})
             segments, tail = segments + 1, []
     return Kept(known, segments, tuple(tail))
 
@@ -146,8 +145,7 @@ def _read(context: RolloutContext, record: Record, case: Case) -> Kept:
         document = replay.from_bytes(context.store.get(f"{folder_of(record, case.course)}/state.json.gz"))
         if document["plan"] != case.digest:
             raise EvidenceError("it is of another plan.")
-        tail = tuple(Sample.from_json(one) for one in document["tail"])
-        return Kept(state.from_json(document["state"]), document["segments"], tail)
+        return Kept(state.from_json(document["state"]), document["segments"], tuple(document["tail"]))
     except (NotStored, EvidenceError, StoreUnavailable, KeyError) as error:
         if not isinstance(error, NotStored):
             context.report(f"  the state of the analysis is made anew: {error}")
@@ -159,7 +157,7 @@ def _keep(context: RolloutContext, record: Record, case: Case, kept: Kept) -> No
         "plan": case.digest,
         "state": state.to_json(kept.state),
         "segments": kept.segments,
-        "tail": [one.to_json() for one in kept.tail],
+        "tail": kept.tail,
     }
     _put(context, f"{folder_of(record, case.course)}/state.json.gz", document)
 
