@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 from platform_cluster import CLUSTER, VERSIONS, Platform
 from real_cluster import borrowed
 
@@ -29,6 +30,23 @@ def place(home: Path, topology: Topology) -> Generator[tuple[supervisor.State, T
         yield supervisor.start(home, [CLUSTER], parts), topology
     finally:
         supervisor.stop(home)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _judged_quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A look every second, and a pass on ten requests: the stages of a test last seconds. What fails a candidate is as declared."""
+    rules = yaml.safe_load((project_folder() / "monitoring" / "analysis.yaml").read_text())
+    rules["look_seconds"] = 1
+    for metric in rules["metrics"].values():
+        if "material" in metric:
+            metric["material"] = {"ratio": 20, "floor": 0.3}
+    path = tmp_path_factory.mktemp("rules") / "analysis.yaml"
+    path.write_text(yaml.safe_dump(rules))
+    before = os.environ.get("NEXUS_ANALYSIS")
+    os.environ["NEXUS_ANALYSIS"] = before or str(path)
+    yield
+    if before is None:
+        del os.environ["NEXUS_ANALYSIS"]
 
 
 @pytest.fixture(scope="session")

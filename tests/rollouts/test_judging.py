@@ -34,6 +34,11 @@ RESTARTS = Story(day=6, restart_at=150.0, share=lambda time: 0.25 if time >= 0 e
 IDLE = Story(day=7, rate=0.02)
 
 
+@pytest.fixture(autouse=True)
+def _rules_as_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NEXUS_ANALYSIS")
+
+
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Story], Scene]]:
     folder = tmp_path_factory.mktemp("past")
