@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from nexus_ops.assets.canary import CANARY_ANALYSIS
 from nexus_ops.jobs.deploy import resume_rollout
 from nexus_ops.jobs.stages import CLUSTER_TAG, is_reported, tags_of
 from nexus_ops.partitions import TOPOLOGY
@@ -28,7 +29,6 @@ QUIET_SECONDS = 20
 COMING = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING)
 AT_WORK = (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
 ACTOR = "rollout sensor"
-CANARY_ANALYSIS = dg.AssetKey("canary_analysis")
 
 
 def rollout_sensor(cluster: Cluster) -> dg.SensorDefinition:

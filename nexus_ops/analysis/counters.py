@@ -16,7 +16,7 @@ from nexus_ops.analysis.evidence import Interval
 MOST_SILENCE = 300.0
 """Seconds after which a last reading is too old to be subtracted, or one colour's counts to be compared with the other's."""
 
-WITNESS = 30.0
+WITNESS = 10.0
 """Seconds that one interval lasts at least while nothing is known of clusters: a burst is to fall into one interval."""
 
 

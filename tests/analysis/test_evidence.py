@@ -211,16 +211,16 @@ def test_requests_of_different_times_are_not_compared() -> None:
     assert waiting.stable_requests == 0
 
 
-def test_while_clusters_are_unknown_an_interval_lasts_half_a_minute() -> None:
+def test_while_clusters_are_unknown_an_interval_lasts_ten_seconds() -> None:
     """So that a burst of some seconds falls into one interval, and is one witness."""
     assert least_seconds(KNOWN) == 0.0
     least = least_seconds(Dispersion())
     waiting, ends = Gathered(), list[float]()
-    for number in range(20):
+    for number in range(6):
         waiting, interval = gathered(waiting, Interval(1, 10, 1, 10), 5.0 * number, least)
         if interval:
             ends.append(5.0 * number)
-    assert ends == [30.0, 65.0]
+    assert ends == [10.0, 25.0]
 
 
 def test_a_storm_that_outlasts_an_interval_is_a_cluster_too() -> None:
