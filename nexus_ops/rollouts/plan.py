@@ -13,6 +13,7 @@ from nexus_ops.releases.model import Release
 from nexus_ops.rollouts.bad import find_bad, refusal
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.drift import drift_page
+from nexus_ops.rollouts.forecasts import forecast_lines
 from nexus_ops.rollouts.record import NAME, Copy, Ledger, Record
 from nexus_ops.rollouts.routers import router_of
 from nexus_ops.rollouts.smoke import FILE, read_questions
@@ -38,6 +39,8 @@ class RolloutPlan:
     changes: str
     """Markdown: what changes against the release that serves now, and against what is live."""
     unchanged: bool
+    sees: tuple[str, ...] = ()
+    """What the shares of a canary will be able to see at present traffic."""
     forced: str = ""
     """Why the release is held to be bad, where it is rolled out all the same."""
 
@@ -51,6 +54,8 @@ class RolloutPlan:
             "### The way back",
             *(f"{number}. {step}" for number, step in enumerate(self.rollback, 1)),
         ]
+        if self.sees:
+            lines += ["", "### What the stages will see", *(f"- {line}" for line in self.sees)]
         if self.forced:
             lines += ["", f"**Forced.** {self.forced}"]
         if self.needs_approval:
@@ -102,6 +107,7 @@ def plan_rollout(context: RolloutContext, version: str, settings: Settings, *, f
         settings=settings,
         steps=_steps(context, release, candidate, stable, settings),
         rollback=way_back(candidate, stable),
+        sees=forecast_lines(context, context.works(release.digest), stable, settings, stages_of(settings)),
         needs_approval=_approval(context, release, stable),
         changes=_changes(context, candidate, stable),
         unchanged=stable is not None and stable.release == release.digest,

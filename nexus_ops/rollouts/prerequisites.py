@@ -15,6 +15,7 @@ from nexus_ops.releases.rendering import Part, Rendering
 from nexus_ops.rollouts.applying import sizes_of
 from nexus_ops.rollouts.backing import SECRET, Check, check_database, check_redis, check_sei
 from nexus_ops.rollouts.context import RolloutContext
+from nexus_ops.rollouts.forecasts import check_metrics
 from nexus_ops.rollouts.monitor import NoGuardrails, guardrails_of
 from nexus_ops.rollouts.record import Copy
 from nexus_ops.rollouts.routers.elbv2 import load_balancers
@@ -34,7 +35,9 @@ def check_prerequisites(
     gates.append(_capacity(context, renderings, candidate, stable))
     checks += [Check(f"gate: {gate.name}", " ".join(gate.problems[:3])) for gate in gates]
     backing = (*check_database(context, release), *check_redis(context, release), *check_sei(context, release))
-    watched = (_guardrails(renderings[0]), _prometheus(context), *_load_balancer(context))
+    watched = [_guardrails(renderings[0]), _prometheus(context), *_load_balancer(context)]
+    if not watched[1].problem:
+        watched.append(check_metrics(context, serves=stable is not None))
     return [
         *checks,
         _definitions(context, renderings),

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -15,8 +16,12 @@ from nexus_ops.releases.build import build_release, read_chart
 from nexus_ops.releases.catalogue import FileCatalogue
 from nexus_ops.releases.store import ReleaseStore
 from nexus_ops.rollouts.cases import case_of, rules_path
+from nexus_ops.rollouts.evaluation import read_evaluation
 from nexus_ops.rollouts.evidence import judge_again, keep_evidence
+from nexus_ops.rollouts.forecasts import check_metrics, forecast_lines
 from nexus_ops.rollouts.judging import all_looks, judged
+from nexus_ops.rollouts.record import Copy
+from nexus_ops.rollouts.strategy import Settings, stages_of
 from nexus_ops.rollouts.verdicts import check_health, compare
 from nexus_ops.storage import ObjectStore
 from nexus_ops.topology import Topology, default_path, project_folder
@@ -175,3 +180,65 @@ def test_a_prometheus_that_does_not_answer_is_an_error(scenes: Callable[[Story],
     found = check_health(scene.context(100), scene.record(5))
     assert found.verdict == "error"
     assert "could not measure" in found.reason
+
+
+def test_a_plan_says_what_its_stages_will_see_and_warns_of_those_that_see_nothing(
+    scenes: Callable[[Story], Scene],
+) -> None:
+    def lines(story: Story, bake: int) -> tuple[str, ...]:
+        settings = Settings(strategy="canary", bake_seconds=bake)
+        scene = scenes(story)
+        works = scene.context(0).works(scene.release)
+        stable = Copy("blue", "v1.0.0", scene.release)
+        return forecast_lines(scene.context(0), works, stable, settings, stages_of(settings))
+
+    first, *_, quiet = lines(GOOD, 300)
+    assert first.startswith("canary-5: request-errors of agent-orchestrator at 5%: 2x in ")
+    assert "Warning" not in first
+    assert quiet.startswith("Too quiet to be compared, and not needed for a pass: portfolio-manager,")
+    assert lines(GOOD, 5)[0].startswith("**Warning**, canary-5: ")
+    assert "too early" in lines(GOOD, 5)[0]
+    assert "5x in never" in lines(IDLE, 300)[0]
+
+
+def test_metrics_that_cannot_be_asked_are_refused_with_query_and_answer(
+    scenes: Callable[[Story], Scene], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = yaml.safe_load(rules_path().read_text())
+    path = tmp_path / "analysis.yaml"
+    monkeypatch.setenv("NEXUS_ANALYSIS", str(path))
+
+    def problem(metric: str, serves: bool = True, **changes: str) -> str:
+        metrics = {**rules["metrics"], metric: {**rules["metrics"][metric], **changes}}
+        path.write_text(yaml.safe_dump({**rules, "metrics": metrics}))
+        return check_metrics(scenes(GOOD).context(100), serves=serves).problem
+
+    found = problem("node-cpu", query="max(((")
+    assert "node-cpu: the query 'query' failed" in found
+    assert "parse error" in found
+    assert "[max(((]" in found
+    found = problem("request-errors", total="sum by (component, colour, pod, code) (http_requests_total)")
+    assert "several series for component agent-orchestrator, colour blue" in found
+    found = problem("portfolio-pnl", query="min(no_such_metric)")
+    assert found == "portfolio-pnl: nothing was returned [min(no_such_metric)]"
+    assert problem("portfolio-pnl", serves=False, query="min(no_such_metric)") == ""
+    assert problem("portfolio-pnl") == ""
+
+
+def test_the_pictures_of_a_rollout_are_drawings_of_its_evidence(scenes: Callable[[Story], Scene]) -> None:
+    scene = scenes(BAD)
+    record = scene.record(5)
+    kept = keep_evidence(scene.context(200), record, "canary-5", check_health(scene.context(200), record))
+    found = read_evaluation(scene.store.get_content("evidence", kept.digest), kept.digest, record)
+    assert (found.verdict, found.stage, found.version) == ("fail", "canary-5", "v1.1.0")
+    assert found.numbers["error_ratio_of_candidate"] == pytest.approx(0.05, rel=0.5)
+    assert found.numbers["error_ratio_of_stable"] == pytest.approx(0.005, rel=0.7)
+    assert found.numbers["share_observed"] == pytest.approx(0.05, rel=0.3)
+    assert found.numbers["evidence"] >= found.numbers["needed"] == 100
+    names = {title: set(ElementTree.fromstring(svg).itertext()) for title, svg in found.charts.items()}
+    assert "1/α = 100" in names["Evidence that the candidate is worse"]
+    assert {"stable (blue)", "candidate (green)"} <= names["request-errors of agent-orchestrator"]
+    assert {"requested", "observed"} <= names["The candidate's share of the requests"]
+    assert len(found.charts) == 4
+    assert found.charts_markdown().count("](data:image/svg+xml;base64,") == 4
+    assert len(found.charts_markdown()) < 100_000, "it lies in an event log"
