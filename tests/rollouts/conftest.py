@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import dagster as dg
 import pytest
 import yaml
 from platform_cluster import CLUSTER, VERSIONS, Platform
@@ -63,6 +64,16 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         for version in VERSIONS:
             releases.save(build_release(topology, "staging", version, catalogue, chart, values), chart)
         yield Platform(home, state, topology, store, releases, [], [])
+
+
+@pytest.fixture
+def instance(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Generator[dg.DagsterInstance]:
+    """A Dagster instance whose environment leads to the sandbox."""
+    monkeypatch.setenv("KUBECONFIG", platform.state.kubeconfig)
+    monkeypatch.setenv("NEXUS_STORE", (platform.home / "store").as_uri())
+    monkeypatch.setenv("NEXUS_HOME", str(platform.home))
+    with dg.instance_for_test() as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)

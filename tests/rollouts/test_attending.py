@@ -27,16 +27,6 @@ BAD, GOOD = {"pnl": -25000}, {"pnl": 1200}
 
 
 @pytest.fixture
-def instance(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Generator[dg.DagsterInstance]:
-    """A Dagster instance whose environment leads to the sandbox."""
-    monkeypatch.setenv("KUBECONFIG", platform.state.kubeconfig)
-    monkeypatch.setenv("NEXUS_STORE", (platform.home / "store").as_uri())
-    monkeypatch.setenv("NEXUS_HOME", str(platform.home))
-    with dg.instance_for_test() as made:
-        yield made
-
-
-@pytest.fixture
 def canary(platform: Platform) -> Generator[Record]:
     """A canary in its first bake, which nobody drives; behaving well, and well again at the end."""
     platform.ensure("v1.0.0")

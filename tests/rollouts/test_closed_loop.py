@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from platform_cluster import CLUSTER, QUICK, Platform
-from test_attending import instance, tick  # noqa: F401 - a fixture
+from test_attending import tick
 from test_canary import bakes, drive, forget
 from witness import complaints, witness
 
