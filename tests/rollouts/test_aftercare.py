@@ -65,7 +65,7 @@ def test_a_loss_after_the_promotion_takes_it_back_once(platform: Platform, insta
     assert run(instance, "rollback", request).success
     platform.finish()
     assert platform.at_the_edge()[0] == "v1.0.0"
-    platform.admin("PUT", "/behaviours/v1.0.0", LOSS)
+    platform.admin("PUT", "/behaviours/v1.0.0", {"pnl": -50000})  # worse than when the way back began
 
     def held() -> bool:
         results.append(tick(instance, "rollback"))

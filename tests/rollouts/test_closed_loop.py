@@ -94,7 +94,7 @@ def one_rollout(platform: Platform, instance: Any, version: str) -> float:
     try:
         with witness(platform, rate=RATE, orders=2) as seen, followed(platform) as ends:
             platform.begin(version, LONG)
-            drive(platform, bakes("canary-5"))
+            drive(platform, bakes("canary-5"), seconds=180)
             due = time.monotonic()
 
             def ticked() -> bool:
