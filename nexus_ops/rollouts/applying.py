@@ -48,16 +48,27 @@ def apply_candidate(context: RolloutContext, fenced: Fenced, record: Record) -> 
     }
     parts: tuple[tuple[Part, dict[str, int]], ...] = (("shared", {}), (candidate.colour, first))
     for part, replicas in parts:
-        rendering = context.rendering(candidate.release, part)
-        applyset = ApplySet(f"applyset-{part}", context.cluster.ops_namespace)
-        result = apply_rendering(fenced, rendering.objects, applyset, replicas=replicas, adopt=record.settings.adopt)
-        context.report(
-            f"  {part}: {len(result.changed)} changed, {len(result.unchanged)} as they were, {len(result.pruned)} pruned"
-        )
-        for name in result.kept_back:
-            context.report(f"  {part}: {name} left the release but holds data: not deleted")
-        for name, state in unsettled(context.client, rendering.objects).items():
-            context.report(f"  {part}: {name} is not ready yet: {state.why}")
+        _apply(context, fenced, candidate.release, part, replicas, adopt=record.settings.adopt)
+
+
+def restore_shared(context: RolloutContext, fenced: Fenced, stable: Copy) -> None:
+    """Apply the shared part of the release that serves again, over that of a candidate which has failed."""
+    _apply(context, fenced, stable.release, "shared", {}, adopt=False)
+
+
+def _apply(
+    context: RolloutContext, fenced: Fenced, release: str, part: Part, replicas: Mapping[str, int], *, adopt: bool
+) -> None:
+    rendering = context.rendering(release, part)
+    applyset = ApplySet(f"applyset-{part}", context.cluster.ops_namespace)
+    result = apply_rendering(fenced, rendering.objects, applyset, replicas=replicas, adopt=adopt)
+    context.report(
+        f"  {part}: {len(result.changed)} changed, {len(result.unchanged)} as they were, {len(result.pruned)} pruned"
+    )
+    for name in result.kept_back:
+        context.report(f"  {part}: {name} left the release but holds data: not deleted")
+    for name, state in unsettled(context.client, rendering.objects).items():
+        context.report(f"  {part}: {name} is not ready yet: {state.why}")
 
 
 def pin_floors(context: RolloutContext, fenced: Fenced, record: Record) -> None:

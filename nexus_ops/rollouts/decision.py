@@ -57,7 +57,7 @@ class Decision:
 
     step: Literal[
         "validate", "apply", "scale", "wait-ready", "wait-gone", "tell", "smoke", "weight", "observe-weight", "monitor",
-        "measured", "unmeasured", "end-stage", "wait", "approve", "roll-back", "keep-logs", "complete", "rolled-back",
+        "measured", "unmeasured", "end-stage", "wait", "approve", "roll-back", "restore", "keep-logs", "complete", "rolled-back",
         "nothing",
     ]  # fmt: skip
     why: str

@@ -6,7 +6,8 @@ anywhere, and one that starts anew, come to the same next step. Order is what ma
 - first of all an abort, then a verdict against the candidate: neither waits for anything, not for a person either;
 - forward: candidate ready, asked, then share by share edge traffic, workers and a bake, then all traffic, all workers,
   and exclusive work (old gone before new starts);
-- back: the stable copy ready, then edge traffic at once, then workers, then exclusive work, and last the candidate.
+- back: the stable copy ready, then edge traffic at once, then workers, then exclusive work, then what both
+  colours share, and last the candidate.
 """
 
 from __future__ import annotations
@@ -240,8 +241,16 @@ def _back(ledger: Ledger, record: Record, works: Works, observed: Observed, now:
         to_weight(record, observed, 0, now)
         or share_workers(record, known, observed, to=old, away=new)
         or hand_over(record, known, observed, now, to=old, away=new)
+        or _restore(record)
         or _let_go(ledger, record, works, observed, now)
     )
+
+
+def _restore(record: Record) -> Decision | None:
+    """What both colours share was applied with the candidate: rules, policies, Services. It goes back with the rest."""
+    if record.restored or record.stable is None or record.stable.release == record.candidate.release:
+        return None
+    return Decision("restore", f"what both colours share becomes that of {record.stable.version} again")
 
 
 def _let_go(ledger: Ledger, record: Record, works: Works, observed: Observed, now: datetime) -> Decision:

@@ -124,6 +124,8 @@ class Record:
     """Whether the candidate's objects have been applied."""
     smoke: dict[str, str] = field(default_factory=dict)
     """What the candidate's pods answered to the smoke tests, by component."""
+    restored: bool = False
+    """Whether what both colours share is the stable release's again, on the way back."""
     verified: tuple[str, ...] = ()
     """Components whose candidate pods answered as they should."""
     weight: int = 0

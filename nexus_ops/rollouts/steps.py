@@ -19,6 +19,7 @@ from nexus_ops.rollouts.applying import (
     drain_seconds_of,
     free_floors,
     pin_floors,
+    restore_shared,
     scale_components,
     sizes_of,
 )
@@ -217,6 +218,11 @@ class Steps:
     def _measured(self, record: Record, decision: Decision) -> None:
         self.write(lambda current: replace(current, unmeasured_since=None))
 
+    def _restore(self, record: Record, decision: Decision) -> None:
+        assert record.stable is not None, "something to go back to"
+        restore_shared(self.context, self.fenced, record.stable)
+        self.write(lambda current: replace(current, restored=True))
+
     def _keep_logs(self, record: Record, decision: Decision) -> None:
         until = self.context.clock() + timedelta(seconds=record.settings.logs_seconds)
         self.write(lambda current: replace(current, logs_until=until.isoformat()))
@@ -285,6 +291,7 @@ class Steps:
         "monitor": _monitor,
         "unmeasured": _unmeasured,
         "measured": _measured,
+        "restore": _restore,
         "keep-logs": _keep_logs,
         "end-stage": _end_stage,
         "roll-back": roll_back,

@@ -266,6 +266,8 @@ class World:
                 return replace(record, unmeasured_since=now)
             case "measured":
                 return replace(record, unmeasured_since=None)
+            case "restore":
+                return replace(record, restored=True)
             case "keep-logs":
                 until = self.now + timedelta(seconds=record.settings.logs_seconds)
                 return replace(record, logs_until=until.isoformat())

@@ -6,14 +6,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from platform_cluster import CLUSTER, QUICK, Platform
 from witness import complaints, witness
 
-from nexus_ops.clusters.client import AUTOSCALER, CONFIG_MAP, DEPLOYMENT
+from nexus_ops.clusters.client import AUTOSCALER, CONFIG_MAP, DEPLOYMENT, Kind
 from nexus_ops.clusters.errors import LeaseHeld
 from nexus_ops.errors import PermanentError, UnknownName
+from nexus_ops.releases.build import build_release, read_chart
+from nexus_ops.releases.catalogue import FileCatalogue
 from nexus_ops.rollouts.bad import KnownBad
 from nexus_ops.rollouts.driver import Advance, advance
 from nexus_ops.rollouts.operations import (
@@ -28,6 +31,7 @@ from nexus_ops.rollouts.operations import (
 )
 from nexus_ops.rollouts.plan import RolloutActive, settings_for
 from nexus_ops.rollouts.record import Record
+from nexus_ops.topology import project_folder
 
 pytestmark = [pytest.mark.sandbox_only]
 TIMES = replace(QUICK, strategy="canary", bake_seconds=2, min_requests=1)
@@ -184,6 +188,31 @@ def test_what_cannot_be_a_canary_is_said_before_anything_begins(platform: Platfo
     context.topology = context.topology.model_copy(update={"environments": environments})
     with pytest.raises(PermanentError, match="moves all traffic or none"):
         plan_rollout(context, "v1.1.0", TIMES)
+
+
+def test_complaint_config_not_rolled_back(platform: Platform) -> None:
+    """Rules, policies and ConfigMaps of a candidate that failed, left over what serves."""
+    platform.ensure("v1.0.0")
+    chart, values = read_chart(project_folder() / "helm" / "nexus-ai-defi"), platform.home / "other.yaml"
+    values.write_text("pods: {preStopSeconds: 1}\nmonitoring: {alerts: {errorRatio: 0.23}}\n")
+    catalogue = FileCatalogue(project_folder() / "images.yaml")
+    other = build_release(platform.topology, "staging", "v1.2.0", catalogue, chart, values)
+    platform.releases.save(other, chart)
+    before = configuration(platform)
+    platform.begin("v1.2.0", TIMES)
+    drive(platform, lambda record: record.applied)
+    assert configuration(platform) != before
+    assert end(platform).state == "rolled-back"
+    assert configuration(platform) == before
+
+
+def configuration(platform: Platform) -> dict[str, Any]:
+    """The alert rules, and the ConfigMaps of what serves, as they are in the cluster."""
+    context, serving = platform.context(), platform.at_the_edge()[1]
+    space, rules = context.cluster.namespace, Kind("monitoring.coreos.com/v1", "PrometheusRule")
+    maps = {one["metadata"]["name"]: one["data"] for one in context.client.list(CONFIG_MAP, space)}
+    own = {name: data for name, data in maps.items() if name.endswith(serving)}
+    return own | {one["metadata"]["name"]: one["spec"] for one in context.client.list(rules, space)}
 
 
 def test_whatever_is_started_at_once_one_rollout_begins(platform: Platform) -> None:

@@ -285,6 +285,19 @@ def test_complaint_the_autoscaler_fights_the_rollout() -> None:
     assert running(run(made), "blue") == SIZES
 
 
+def test_complaint_config_not_rolled_back() -> None:
+    """What both colours share goes back with the rest, and not before users are served again."""
+    made = until(canary(), "canary-25")
+    made.verdict = "fail"
+    steps = [made.step().step for _ in range(2)]
+    while not made.record.restored:
+        steps.append(made.step().step)
+        made.let_pods_move(9)
+        made.now += timedelta(seconds=1)
+    assert steps.index("weight") < steps.index("restore")
+    assert run(made).record.phase == "rolled-back"
+
+
 @pytest.mark.parametrize("stage", ["canary-10", "switch-traffic", "monitor-health", "cleanup-blue-environment"])
 def test_complaint_abort_ignored_after_promote_full(stage: str) -> None:
     made = until(canary(), "canary-10")
