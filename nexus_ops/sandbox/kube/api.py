@@ -82,7 +82,7 @@ class Api:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         try:
             agent = request.headers.get("User-Agent", "")
-            held = await self.faults.before(request.method, request.path, agent)
+            held = await self.faults.before(request.method, request.path, agent, dry="dryRun" in request.query)
             response = await self._dispatch(request)
             await self.faults.after(held, request.method, request.path)
             return response

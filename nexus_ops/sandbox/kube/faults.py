@@ -80,13 +80,13 @@ class Faults:
     dead: bool = False
     _ids: itertools.count[int] = field(default_factory=itertools.count)
 
-    async def before(self, method: str, path: str, agent: str) -> list[Rule]:
-        """Act on a request that arrives; the rules that hold its answer are returned."""
+    async def before(self, method: str, path: str, agent: str, *, dry: bool = False) -> list[Rule]:
+        """Act on a request that arrives; the rules that hold its answer are returned. A dry run mutates nothing."""
         if self.dead:
             raise ConnectionAbortedError
         if self.frozen is not None:
             await self.frozen.wait()
-        if method in MUTATING:
+        if method in MUTATING and not dry:
             self.mutations.append({"method": method, "path": path, "user_agent": agent})
         after: list[Rule] = []
         for rule in [rule for rule in self.rules if rule.due(method, path, agent)]:
