@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal
 
+from nexus_ops.clusters.errors import FenceLost
 from nexus_ops.clusters.fence import Fenced
 from nexus_ops.clusters.readiness import wait_ready
 from nexus_ops.errors import PermanentError
@@ -219,8 +220,14 @@ class Steps:
         self.write(lambda current: replace(current, unmeasured_since=None))
 
     def _restore(self, record: Record, decision: Decision) -> None:
+        """No reason to stop on the way back: users are served already. What cannot be applied is told, and goes on."""
         assert record.stable is not None, "something to go back to"
-        restore_shared(self.context, self.fenced, record.stable)
+        try:
+            restore_shared(self.context, self.fenced, record.stable)
+        except FenceLost:
+            raise
+        except PermanentError as error:
+            self.tell_once(record, decision, f"what both colours share could not be restored: {error}")
         self.write(lambda current: replace(current, restored=True))
 
     def _keep_logs(self, record: Record, decision: Decision) -> None:
