@@ -1,7 +1,7 @@
 """The demo: the sandbox, the UI, and the platform deployed blue-green and by canary, as told in the terminal.
 
 Everything goes through Dagster's jobs, launched like from its UI. In the middle a run is killed, to show that it does
-not matter. At the end are two canaries: a healthy one, and one that makes five times the errors and is cut at 5 %.
+not matter. At the end are two canaries: a healthy one, and one that is bad and is cut at 5 %.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from nexus_ops.sandbox.demo_backups import show_backups
 from nexus_ops.topology import Topology, default_path
 
 STAGING, PRODUCTION = "staging-us-west-2", "production-us-west-2"
+BAD, TROUBLE = "v1.5.0", "it loses money, and answers every request as it should"
 USERS = 250.0
 """Requests a second while there are canaries."""
 BAKE = 6
@@ -73,9 +74,9 @@ class Demo:
         self.say("[bold]2. The UI[/]: Dagster's webserver and daemon")
         self.ui = ui.start(self.home, environment={"KUBECONFIG": self.state.kubeconfig})
         self.say(f"   [link={self.ui.url}]{self.ui.url}[/]")
-        self.say("[bold]3. Releases[/]: v1.0.0, v1.1.0 and, for staging, v1.2.0; rendered, checked, stored")
+        self.say("[bold]3. Releases[/]: v1.0.0, v1.1.0 and, for staging, " + BAD + "; rendered, checked, stored")
         for environment, versions in (
-            ("staging", ("v1.0.0", "v1.1.0", "v1.2.0")),
+            ("staging", ("v1.0.0", "v1.1.0", BAD)),
             ("production", ("v1.0.0", "v1.1.0")),
         ):
             for version in versions:
@@ -88,8 +89,8 @@ class Demo:
         with self.users(STAGING):
             self.say("[bold]6. v1.1.0[/] to staging, as a canary: 5, 10, 25, 50, 100 % of the traffic, each judged")
             self.deploy(STAGING, "v1.1.0", monitor=10, hold=5, bake=BAKE)
-            self.say("[bold]7. v1.2.0[/] to staging, as a canary: it makes five times the errors")
-            self.deploy(STAGING, "v1.2.0", monitor=10, hold=5, bake=BAKE * 20, ends="rolled-back")
+            self.say(f"[bold]7. {BAD}[/] to staging, as a canary: {TROUBLE}")
+            self.deploy(STAGING, BAD, monitor=10, hold=5, bake=BAKE * 20, ends="rolled-back")
         self.say("[bold]8. Backups[/] of production: taken, proven by a restore; then a table is lost, and comes back")
         show_backups(self, PRODUCTION)
         self.say(f"\n[bold green]Done[/] in {time.monotonic() - began:.0f} s. Both environments run v1.1.0.")
