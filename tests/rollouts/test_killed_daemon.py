@@ -68,10 +68,6 @@ def _is_in(platform: Platform, stage: str) -> bool:
     return record.stage is not None and record.stage.name == stage
 
 
-def test_a_canary_goes_on_after_the_daemon_and_its_runs_were_killed(platform: Platform, tmp_path: Path) -> None:
-    kill_the_daemon_in(platform, tmp_path, "canary-25")
-
-
 @pytest.mark.soak
 @pytest.mark.parametrize("stage", names(CANARY))
 def test_a_canary_goes_on_after_the_daemon_was_killed_in_any_stage(
