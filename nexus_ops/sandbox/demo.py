@@ -20,6 +20,7 @@ from typing import Any
 
 import httpx
 from rich.console import Console
+from rich.markup import escape
 
 from nexus_ops.clusters.client import CONFIG_MAP, ClusterClient
 from nexus_ops.clusters.watch import watch
@@ -64,6 +65,8 @@ class Demo:
         self.home = home
         self.say = console.print
         self.topology = Topology.load(default_path())
+        self.journal = home / "notifications.log"
+        self.heard = len(self.journal.read_text()) if self.journal.exists() else 0
 
     def run(self) -> None:
         """The whole demo; leaves sandbox and UI running."""
@@ -139,6 +142,7 @@ class Demo:
         run = self.launch("deploy", {"ops": {"plan": {"config": config}}}, tags)
         self.say(f"   {cluster}: run {run[:8]} launched")
         self.follow(cluster, version, self.kill_at_switch(run) if kill else None, ends)
+        self.say_notifications()
         if kill:
             self.say_who_ended(run, cluster)
         seen = self.ask_edge(cluster)
@@ -160,6 +164,7 @@ class Demo:
             if record["said"] and record["said"] not in told and not record["said"].endswith(" is done"):
                 told.add(record["said"])
                 self.say(f"     [dim]{current:26}[/] {record['said']}")
+            self.say_notifications()
             if interfere and interfere(record):
                 interfere = None
             if record["phase"] == "rolling-back" and "cut" not in told and record["weight"] == 0:
@@ -167,7 +172,10 @@ class Demo:
                 self.say(f"     [bold red]cut[/]: {record['reason']}")
             if record["phase"] == ends == "rolled-back":
                 why = f"blames the {record['blames']}" if record["blames"] else "blames nobody"
-                self.say(f"     [green]rolled back[/], as it should be: {why}; users never saw more than 5 % of it")
+                share = max(stage["weight"] for stage in record["stages"] if stage["started"])
+                self.say(
+                    f"     [green]rolled back[/], as it should be: {why}; users never saw more than {share} % of it"
+                )
                 return
             if record["phase"] == "rolled-back":
                 todo = f"Look at it in the UI: {self.ui.url}/assets/deployment"
@@ -179,6 +187,13 @@ class Demo:
         raise TemporaryError(
             "the rollout did not end in time.", target=cluster, todo=f"Look at it in the UI: {self.ui.url}"
         )
+
+    def say_notifications(self) -> None:
+        """What people have been told since the last look: what NEXUS_NOTIFY_URLS would have brought to them."""
+        text = self.journal.read_text() if self.journal.exists() else ""
+        for line in text[self.heard :].splitlines():
+            self.say(f"     [bold yellow]notification[/] {escape(line.partition(' ')[2])}")
+        self.heard = len(text)
 
     @contextmanager
     def users(self, cluster: str) -> Generator[None]:
