@@ -117,6 +117,8 @@ def test_a_damaged_bundle_fails_the_drill(server_of: ServerOf, files: ObjectStor
     assert catalogue.latest_verified().id == good.id
     with pytest.raises(DamagedBundle, match=bundle.key):
         restore_logical(BundleReader(files, bad, keys.identity), server_of(16).dsn, database="scratch_bad")
+    with server_of(16).connect() as link:
+        assert link.execute("SELECT 1 FROM pg_database WHERE datname = 'scratch_bad'").fetchone() is None
 
 
 def test_a_role_without_grants_is_told_what_is_missing(server_of: ServerOf, files: ObjectStore, keys: Keys) -> None:

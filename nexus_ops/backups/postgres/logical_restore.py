@@ -20,7 +20,7 @@ from nexus_ops.backups.postgres.logical import DATA, POST_DATA, PRE_DATA, REST, 
 from nexus_ops.backups.postgres.programs import Programs
 from nexus_ops.backups.postgres.restore import NotEmpty
 from nexus_ops.backups.reading import BundleReader, in_parallel
-from nexus_ops.errors import PermanentError
+from nexus_ops.errors import OperationError, PermanentError
 
 IN_USE = """
 SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -45,13 +45,34 @@ def restore_logical(
 ) -> dict[str, int]:
     """Restore into `database`, which is made where it does not exist; the rows by table.
 
+    A database that was made is dropped when the restore does not end; one that was there and empty is left as it is then.
+
     `tables`: only the rows of these (`schema.table`, quoted as in SQL); the schema comes whole, without foreign keys.
     """
     manifest = reader.manifest
     if manifest.kind != "logical" or manifest.postgres is None:
         raise PermanentError(f"the backup {manifest.id} is {manifest.kind}, and a logical one is needed.")
     chosen = _chosen(manifest, tables)
-    _prepare(dsn, database, manifest)
+    made = _prepare(dsn, database)
+    try:
+        return _restore(reader, manifest, dsn, database, chosen, tables is not None, roles, connections)
+    except BaseException:
+        if made:
+            _drop(dsn, database)
+        raise
+
+
+def _restore(
+    reader: BundleReader,
+    manifest: Manifest,
+    dsn: str,
+    database: str,
+    chosen: list[str],
+    some: bool,
+    roles: bool,
+    connections: int,
+) -> dict[str, int]:
+    assert manifest.postgres is not None
     with connect(dsn, dbname=database) as link:
         major = int(link.execute("SHOW server_version_num").fetchone()[0]) // 10000
     tool = _Restorer(Programs.at_least(max(major, manifest.postgres.major)), dsn, database)
@@ -66,10 +87,10 @@ def restore_logical(
         tool.run(files[PRE_DATA])
         counts = _rows(reader, dsn, database, chosen, connections)
         with connect(dsn, dbname=database) as link:
-            for raw in reader.read(manifest.stream(SEQUENCES)):
-                link.execute(bytes(raw))
+            if positions := b"".join(bytes(raw) for raw in reader.read(manifest.stream(SEQUENCES))):
+                link.execute(positions)
         tool.feed(reader, manifest.stream(REST))
-        tool.run(files[POST_DATA], f"--jobs={connections}", without_foreign_keys=tables is not None)
+        tool.run(files[POST_DATA], f"--jobs={connections}", without_foreign_keys=some)
     wanted = {table: manifest.counts[f"{manifest.postgres.databases[0]}.{table}"] for table in chosen}
     wrong = [
         f"{table} ({counts[table]} rows instead of {rows})" for table, rows in wanted.items() if counts[table] != rows
@@ -89,15 +110,15 @@ def _chosen(manifest: Manifest, tables: Sequence[str] | None) -> list[str]:
     return known if tables is None else list(tables)
 
 
-def _prepare(dsn: str, database: str, manifest: Manifest) -> None:
-    """The database must be empty; where there is none, it is made."""
+def _prepare(dsn: str, database: str) -> bool:
+    """The database must be empty; where there is none, it is made: whether it was."""
     from psycopg import sql
 
     with connect(dsn) as link:
         if not link.execute("SELECT 1 FROM pg_database WHERE datname = %s", (database,)).fetchone():
             name = sql.Identifier(database)
             link.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(name))
-            return
+            return True
     with connect(dsn, dbname=database) as link:
         if link.execute(IN_USE).fetchone()[0]:
             raise NotEmpty(
@@ -105,6 +126,19 @@ def _prepare(dsn: str, database: str, manifest: Manifest) -> None:
                 target=describe(dsn).rpartition("/")[0] + f"/{database}",
                 todo="Name a database that does not exist.",
             )
+    return False
+
+
+def _drop(dsn: str, database: str) -> None:
+    """Take a half-restored database away; what stopped the restore is what its caller must hear of."""
+    import psycopg
+    from psycopg import sql
+
+    try:
+        with connect(dsn) as link:
+            link.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
+    except (psycopg.Error, OperationError):
+        pass
 
 
 def _roles(dsn: str, text: bytes) -> None:
