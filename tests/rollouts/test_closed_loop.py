@@ -46,9 +46,9 @@ MOST_SECONDS = 12.0
 
 @dataclass
 class Ends:
-    """When the record said that the weight is 0 and was seen so (seconds since 1970)."""
+    """By rollout: when its record first said that the weight is 0 and was seen so (seconds since 1970)."""
 
-    seen: list[float] = field(default_factory=list)
+    seen: dict[str, float] = field(default_factory=dict)
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def followed(platform: Platform) -> Generator[Ends]:
                 if event and event["metadata"]["name"] == "rollout" and "record" in event.get("data", {}):
                     record = json.loads(event["data"]["record"])
                     if record["phase"] != "running" and record["weight"] == 0 and record["observed"] == 0:
-                        ends.seen.append(time.time())
+                        ends.seen.setdefault(record["id"], time.time())
                 if done.is_set():
                     return
 
@@ -93,7 +93,7 @@ def one_rollout(platform: Platform, instance: Any, version: str) -> float:
     built(platform, version)
     try:
         with witness(platform, rate=RATE, orders=2) as seen, followed(platform) as ends:
-            platform.begin(version, LONG)
+            begun = platform.begin(version, LONG).id
             drive(platform, bakes("canary-5"), seconds=180)
             due = time.monotonic()
 
@@ -103,7 +103,7 @@ def one_rollout(platform: Platform, instance: Any, version: str) -> float:
                     due = time.monotonic() + SENSOR_SECONDS
                     if tick(instance).run_requests:
                         advance(platform.context(), patience=timedelta(seconds=20))
-                return bool(ends.seen)
+                return begun in ends.seen
 
             assert platform.eventually(ticked, 240), platform.record().said
             assert platform.finish().state == "rolled-back"
@@ -116,7 +116,7 @@ def one_rollout(platform: Platform, instance: Any, version: str) -> float:
         (kept,) = record.evidence
         document = from_bytes(platform.store.get_content("evidence", kept.digest))
         failed = next(at for at, _, verdict in curve(document) if verdict == "fail")
-        return ends.seen[0] - failed
+        return ends.seen[begun] - failed
     finally:
         platform.admin("PUT", "/behaviours/v1.0.0", {"error_ratio": 0.002})
         forget(platform)
