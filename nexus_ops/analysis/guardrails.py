@@ -57,13 +57,16 @@ def breaches(
     return still, found
 
 
-def known_alert(name: str) -> str:
-    """How an alert of no colour is named in a plan's baseline."""
-    return f"alert {name}"
+def known_alert(name: str, colour: str = "", component: str = "") -> str:
+    """How an alert that fired before the rollout began is named in a plan's baseline."""
+    return f"alert {name} of {component} in {colour}" if colour else f"alert {name}"
 
 
 def firing(metric: Alert, levels: tuple[Level, ...], candidate: str, baseline: Mapping[str, float]) -> list[Breach]:
-    """The alerts that stop the rollout: of the candidate's colour, or of none that did not fire before it began."""
+    """The alerts that stop the rollout: of the candidate's colour or of none, that did not fire before it began.
+
+    An alert looks back for minutes: one of the candidate's colour that fires already is of who had that colour before.
+    """
     return [
         Breach(
             metric.name,
@@ -72,5 +75,5 @@ def firing(metric: Alert, levels: tuple[Level, ...], candidate: str, baseline: M
             "release" if level.colour == candidate else "platform",
         )
         for level in levels
-        if level.colour == candidate or (not level.colour and known_alert(level.name) not in baseline)
+        if level.colour in ("", candidate) and known_alert(level.name, level.colour, level.component) not in baseline
     ]

@@ -47,7 +47,7 @@ class Plan:
     """What the stable colour's past says of clusters."""
     baseline: Mapping[str, float] = field(default_factory=dict)
     """What was so when the rollout began: by guardrail of the platform its value, which is taken from the first look where it
-    is missing; and by 'alert NAME' the alerts of no colour that fired already."""
+    is missing; and the alerts that fired already (`guardrails.known_alert`)."""
     needed: tuple[str, ...] | None = None
     """Components without which there is no pass; None: all. One that serves too little to be told in time may lack."""
     watch: bool = False

@@ -183,7 +183,7 @@ def first_critical(rules: Rules) -> str:
 
 
 def baseline(context: RolloutContext, rules: Rules, at: float) -> dict[str, float]:
-    """What was so already when the rollout began: values of the platform, and alerts of no colour."""
+    """What was so already when the rollout began: values of the platform, and alerts."""
     wanted = [m for m in rules.metrics.values() if isinstance(m, Alert | Guardrail)]
     answers = query_all(context, queries(wanted), **over(at, at, rules.look_seconds))
     (look,) = looks(rules, answers, [at], lambda time: ("before", None))
@@ -191,7 +191,7 @@ def baseline(context: RolloutContext, rules: Rules, at: float) -> dict[str, floa
     for metric in wanted:
         levels = look.answers[metric.name].levels
         if isinstance(metric, Alert):
-            found |= {known_alert(level.name): 1.0 for level in levels if not level.colour}
+            found |= {known_alert(level.name, level.colour, level.component): 1.0 for level in levels}
         elif metric.scope == "platform" and levels:
             found[metric.name] = levels[0].value
     return found

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated import RULES, START, Platform, new_plan, worse
 
+from nexus_ops.analysis.guardrails import known_alert
 from nexus_ops.analysis.judge import Plan, advance, begin, follow, judge, learned, verdict
 from nexus_ops.analysis.samples import Answer, Level, Sample
 
@@ -197,6 +198,16 @@ def test_an_alert_of_the_stable_colour_says_nothing_of_the_candidate() -> None:
     platform = Platform()
     platform.levels["critical-alerts"] = (Level("risk-manager", "blue", "AgentDown", 1.0),)
     assert judge(new_plan(), platform.looks(1)).verdict == "insufficient"
+
+
+def test_an_alert_that_fired_before_the_rollout_is_of_who_had_the_colour_before() -> None:
+    """A release that was mended is rolled out minutes after its predecessor failed in the same colour."""
+    platform = Platform()
+    platform.levels["critical-alerts"] = (Level("risk-manager", "green", "AgentHighErrorRatio", 1.0),)
+    before = replace(new_plan(), baseline={known_alert("AgentHighErrorRatio", "green", "risk-manager"): 1.0})
+    assert judge(before, platform.looks(1)).verdict == "insufficient"
+    other = replace(new_plan(), baseline={known_alert("AgentHighErrorRatio", "green", "analytics-core"): 1.0})
+    assert judge(other, platform.looks(1)).verdict == "fail"
 
 
 def test_what_cannot_be_measured_is_an_error_and_no_pass() -> None:
