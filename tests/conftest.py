@@ -1,14 +1,23 @@
 """For all tests: on a real cluster those run that a cluster can serve; of each other one it is said why it did not."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dagster._core.storage.defs_state.base import set_defs_state_storage
 
 ON_A_CLUSTER = {"kubeconfig", "platform"}
 """Fixtures that lead to the cluster of NEXUS_TEST_KUBECONFIG where there is one, and to a sandbox otherwise."""
 SANDBOX = Path(__file__).parent / "sandbox"
 LEFT_OUT = pytest.StashKey[int]()
+
+
+@pytest.fixture(autouse=True)
+def no_instance_of_an_earlier_test() -> Iterator[None]:
+    """Dagster remembers the last instance for whoever loads definitions, also when it is gone."""
+    with set_defs_state_storage(None):
+        yield
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -81,7 +81,12 @@ def server_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[in
             data = tmp_path_factory.mktemp(f"postgres-{major}") / "data"
             programs = Programs.find(major)
             initialise(programs, data)
-            server = Instance(programs, data, superuser="postgres", settings={"fsync": "off", "autovacuum": "off"})
+            server = Instance(
+                programs,
+                data,
+                superuser="postgres",
+                settings={"fsync": "off", "autovacuum": "off", "wal_keep_size": "1GB"},
+            )
             server.start()
             started[major] = server
             fill(server)

@@ -98,7 +98,8 @@ def test_what_is_restored_is_what_was_committed(
             threading.Event().wait(0.02)  # commits after the backup, that must not come back
     facts = manifest.postgres
     assert facts is not None
-    assert (facts.major, facts.databases) == (major, tuple(sorted(("nexus", "nothing", "postgres", NAME))))
+    own = [name for name in facts.databases if not name.startswith("scratch")]  # other tests have made those
+    assert (facts.major, own) == (major, sorted(("nexus", "nothing", "postgres", NAME)))
     assert manifest.stream("base").compressed_by == ("server" if major == 15 else "client")
     assert manifest.warnings == ()
     with restored(files, manifest, keys, tmp_path / "data") as copied:

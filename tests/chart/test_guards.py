@@ -148,7 +148,7 @@ def test_readers_see_everything_but_secrets_and_change_nothing() -> None:
         ("persistence.redis", {"RedisCluster"}),
         ("monitoring.prometheus", {"Prometheus", "ClusterRole", "ClusterRoleBinding"}),
         ("monitoring.alertmanager", {"Alertmanager", "AlertmanagerConfig"}),
-        ("monitoring.grafana", {"StatefulSet", "Database", "ConfigMap"}),
+        ("monitoring.grafana", {"StatefulSet", "Database"}),
         ("monitoring.alerts", {"PrometheusRule"}),
         ("persistence.postgresql", {"Cluster", "Database", "ObjectStore", "ScheduledBackup"}),
     ],

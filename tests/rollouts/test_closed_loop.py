@@ -129,9 +129,8 @@ def declared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("declared")
-@pytest.mark.parametrize(
-    "version", ["v1.2.0", *(pytest.param(name, marks=pytest.mark.soak) for name in ("v1.3.0", "v1.5.0"))]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("version", TROUBLE)
 def test_a_bad_candidate_is_cut_at_5_percent_by_the_right_rule_within_seconds(
     platform: Platform, instance: Any, version: str
 ) -> None:
