@@ -81,5 +81,5 @@ def test_the_control_without_draining_something_is_lost_or_done_twice(platform: 
         for version in ("v1.0.0", "v1.1.0"):
             platform.admin("PUT", f"/behaviours/{version}", {"drain": True, "order_seconds": 0.05})
     counts = executed(platform)
-    assert tally.lost, "this test could not see a lost request"
-    assert [identity for identity in sent if counts[identity] > 1], "this test could not see an order executed twice"
+    twice = [identity for identity in sent if counts[identity] > 1]
+    assert tally.lost or twice, "this test could not see a loss"
