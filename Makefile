@@ -22,7 +22,8 @@ browser: setup
 	@deploy/local/setup browser
 
 test: browser lint ## everything that must hold: lint, types, layers, definitions, tests
-	@python -m pytest -m "not soak"
+	@python -m pytest -n 2 --dist worksteal -m "not soak and not alone"
+	@python -m pytest -m "not soak and alone"
 
 lint: setup ## ruff, pyright, import-linter, dagster definitions
 	@ruff check . && ruff format --check .

@@ -1,11 +1,19 @@
 """For all tests: on a real cluster those run that a cluster can serve; of each other one it is said why it did not."""
 
 import os
-from collections.abc import Iterator
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
-from dagster._core.storage.defs_state.base import set_defs_state_storage
+from dagster._core.storage.defs_state.base import DefsStateStorage
+
+from nexus_ops.sandbox.processes import free_port
 
 ON_A_CLUSTER = {"kubeconfig", "platform"}
 """Fixtures that lead to the cluster of NEXUS_TEST_KUBECONFIG where there is one, and to a sandbox otherwise."""
@@ -14,10 +22,46 @@ LEFT_OUT = pytest.StashKey[int]()
 
 
 @pytest.fixture(autouse=True)
-def no_instance_of_an_earlier_test() -> Iterator[None]:
-    """Dagster remembers the last instance for whoever loads definitions, also when it is gone."""
-    with set_defs_state_storage(None):
-        yield
+def no_instance_of_an_earlier_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dagster remembers the last instance for whoever loads definitions, and comes back to it when it collects garbage."""
+    known = DefsStateStorage.get
+
+    def get() -> DefsStateStorage[Any] | None:
+        storage = known()
+        held = getattr(storage, "_instance_weakref", None)
+        return storage if held is not None and held() is not None else None
+
+    monkeypatch.setattr(DefsStateStorage, "get", get)
+
+
+@pytest.fixture(scope="session")
+def aws() -> Iterator[str]:
+    """The endpoint of an emulated AWS: a process of its own, as `mock_aws` in another test would empty one in this."""
+    port = free_port()
+    server = subprocess.Popen([sys.executable, "-m", "nexus_ops.sandbox.aws", "--port", str(port)])
+    try:
+        deadline = time.monotonic() + 60
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            assert server.poll() is None, "the emulated AWS has ended"
+            assert time.monotonic() < deadline, "the emulated AWS does not answer"
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture(scope="session")
+def bucket(aws: str) -> Callable[[str], str]:
+    """Makes a bucket of that name, and tells the endpoint."""
+
+    def make(name: str) -> str:
+        known = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-west-2"}
+        client: Any = boto3.client("s3", endpoint_url=aws, **known)
+        client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+        return aws
+
+    return make
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

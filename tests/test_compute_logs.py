@@ -1,29 +1,21 @@
 """Where one machine is not enough, what a run prints is kept in S3: proved with the real manager on moto."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import boto3
 import dagster as dg
 import pytest
 import yaml
-from moto.server import ThreadedMotoServer
 
 
 @pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def s3(bucket: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> str:
     """The endpoint of an S3 with the bucket nexus-logs."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-west-2")
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    endpoint = f"http://127.0.0.1:{port}"
-    location = {"LocationConstraint": "us-west-2"}
-    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="nexus-logs", CreateBucketConfiguration=location)
-    yield endpoint
-    server.stop()
+    return bucket("nexus-logs")
 
 
 @dg.op

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 
 from nexus_ops.errors import PermanentError
 from nexus_ops.storage import (
@@ -32,19 +31,9 @@ QUICK = {"max_retries": 0}
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
+def s3(bucket: Callable[[str], str]) -> str:
     """The endpoint of an S3 with one bucket."""
-    import boto3
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    endpoint = "http://{}:{}".format(*server.get_host_and_port())
-    client = boto3.client(
-        "s3", endpoint_url=endpoint, aws_access_key_id="test", aws_secret_access_key="test", region_name="us-west-2"
-    )
-    client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
-    yield endpoint
-    server.stop()
+    return bucket(BUCKET)
 
 
 @pytest.fixture(params=["file", "s3"])

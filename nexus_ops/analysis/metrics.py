@@ -130,6 +130,8 @@ class Rules(Declaration):
     horizon_seconds: Annotated[float, Field(gt=0, le=7 * 86400)]
     watch_seconds: Annotated[float, Field(gt=0, le=7 * 86400)]
     look_seconds: Annotated[float, Field(gt=0, le=600)]
+    history_seconds: Annotated[float, Field(gt=0, le=86400)] = 1800
+    """So much of the stable colour's past is read before anything is compared."""
     components: Annotated[tuple[Name, ...], Field(min_length=1)]
     metrics: Mapping[str, Declared]
 

@@ -18,11 +18,11 @@ from typing import Any
 
 import httpx2
 from lightkube.config.client_adapter import Client as adapted
-from lightkube.config.client_adapter import ConnectionParams
 from lightkube.core.exceptions import ConfigError
 
 from nexus_ops.clusters.errors import ClusterUnreachable, Conflict, FieldConflict, NoCredentials, Refused
 from nexus_ops.clusters.kubeconfig import find_context
+from nexus_ops.clusters.tls import Connection
 from nexus_ops.topology import Cluster
 
 Object = dict[str, Any]
@@ -81,7 +81,7 @@ class ClusterClient:
     def connect(cls, cluster: Cluster, *, kubeconfig: Path | None = None, patience: float = 20.0) -> ClusterClient:
         """A client by the cluster's kube context (clusters.kubeconfig). Does not talk yet."""
         single = find_context(cluster, kubeconfig)
-        http: Any = adapted(single, ConnectionParams(timeout=httpx2.Timeout(10, read=30)))
+        http: Any = adapted(single, Connection(timeout=httpx2.Timeout(10, read=30)))
         http.headers["User-Agent"] = USER_AGENT
         return cls(http, cluster.name, patience=patience)
 

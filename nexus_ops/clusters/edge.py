@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 
 from nexus_ops.clusters.client import GATEWAY, INGRESS, SERVICE, ClusterClient, Kind, Object
+from nexus_ops.clusters.tls import authorities
 from nexus_ops.errors import TemporaryError
 from nexus_ops.topology import RouterKind
 
@@ -54,7 +55,7 @@ def _encrypted(entrance: Object) -> bool:
 
 def edge_client() -> httpx.Client:
     """Connections to an edge that are used again; to be closed."""
-    return httpx.Client(timeout=5, limits=httpx.Limits(max_connections=THREADS))
+    return httpx.Client(verify=authorities(), timeout=5, limits=httpx.Limits(max_connections=THREADS))
 
 
 def ask_edge(http: httpx.Client, url: str, host: str, times: int) -> Counter[str]:

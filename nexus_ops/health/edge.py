@@ -14,6 +14,7 @@ import httpx
 
 from nexus_ops.clusters.edge import EdgeUnknown
 from nexus_ops.clusters.kubeconfig import find_context
+from nexus_ops.clusters.tls import authorities
 from nexus_ops.health.model import Finding, State, worst
 from nexus_ops.rollouts.context import RolloutContext
 
@@ -44,7 +45,7 @@ def ask_edge(url: str, host: str) -> list[Answered]:
     """What a burst of requests to a host got, one after the other; over TLS its certificate must be good for the host."""
     named = {"sni_hostname": host} if url.startswith("https") else {}
     found: list[Answered] = []
-    with httpx.Client(timeout=TIMEOUT) as http:
+    with httpx.Client(verify=authorities(), timeout=TIMEOUT) as http:
         while len(found) < REQUESTS and sum(status == 0 for status, _ in found) < GIVE_UP:
             begun = time.monotonic()
             try:

@@ -31,8 +31,6 @@ from nexus_ops.topology import Colour, project_folder
 
 Course = Literal["stages", "watch"]
 FOLDER = "analysis"
-HISTORY_SECONDS = 1800.0
-"""So much of the stable colour's past is read before anything is compared."""
 COARSE = 60.0
 """Seconds between the looks that find out how far the past goes back."""
 
@@ -152,7 +150,7 @@ def _made(context: RolloutContext, record: Record, course: Course) -> Case:
     works = context.works(record.candidate.release)
     kinds = ("request", "worker") if course == "stages" else ("request", "worker", "exclusive")
     components = tuple(name for name in rules.components if works.get(name) in kinds)
-    past, pods = past_looks(context, rules, origin, HISTORY_SECONDS, stable)
+    past, pods = past_looks(context, rules, origin, rules.history_seconds, stable)
     plan = Plan(
         rules=rules,
         components=components,

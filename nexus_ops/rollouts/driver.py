@@ -164,9 +164,20 @@ class Driver:
             return
         self.steps.write(lambda current: current)
         if record.applied:
-            self.steps.route(record, record.weight)
+            self.steps.route(record, self._weight_to_keep(record))
         if record.may_have_handed_over:
             self._stamp_exclusive(record)
+
+    def _weight_to_keep(self, record: Record) -> int:
+        """The weight under which the route gets our fence: what the record says.
+
+        On the way back never more than the route has: what an older driver has taken away from a candidate, and did not
+        come to write down, is not given back.
+        """
+        if record.phase != "rolling-back":
+            return record.weight
+        requested = self.steps.router.requested(record.candidate.colour)
+        return record.weight if requested is None else min(record.weight, requested)
 
     def _stamp_exclusive(self, record: Record) -> None:
         """A start or stop of exclusive work that an older driver has on its way must not arrive after ours."""

@@ -12,7 +12,7 @@ from nexus_ops.analysis.power import Forecast, forecast
 from nexus_ops.analysis.ranges import looks, queries
 from nexus_ops.errors import OperationError
 from nexus_ops.rollouts.backing import Check
-from nexus_ops.rollouts.cases import HISTORY_SECONDS, first_critical, needed_components, past_looks, rates, rules_path
+from nexus_ops.rollouts.cases import first_critical, needed_components, past_looks, rates, rules_path
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.decision import Works
 from nexus_ops.rollouts.prometheus import over, query_all
@@ -61,7 +61,7 @@ def _lines(
 ) -> tuple[str, ...]:
     rules = Rules.load(rules_path())
     at = math.floor(context.clock().timestamp() / rules.look_seconds) * rules.look_seconds
-    past, _ = past_looks(context, rules, at, HISTORY_SECONDS, stable.colour)
+    past, _ = past_looks(context, rules, at, rules.history_seconds, stable.colour)
     components = tuple(name for name in rules.components if works.get(name) in ("request", "worker"))
     plan = Plan(rules, components, other(stable.colour), stable.colour, rules.alpha)
     sizes, metric = learned(plan, past), first_critical(rules)

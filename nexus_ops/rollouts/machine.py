@@ -176,7 +176,8 @@ def _missing(record: Record, stage: StageState, observed: Observed) -> str:
     if least and (observed.requests is None or observed.requests < least):
         return f"{observed.requests or 0:.0f} of at least {least} requests were seen"
     if observed.weight != stage.weight:
-        return f"{stage.weight} % were requested and had been seen, now they are not"
+        because = f" ({observed.weight_problem})" if observed.weight_problem else ""
+        return f"{stage.weight} % were requested and had been seen, now they are not{because}"
     return ""
 
 

@@ -11,19 +11,30 @@ from nexus_ops.sandbox.kube.store import Store
 from nexus_ops.sandbox.load_balancer import LoadBalancers, Trouble
 from nexus_ops.sandbox.pods.kubelet import Kubelet
 from nexus_ops.sandbox.pods.server import Journal
+from nexus_ops.sandbox.prometheus import Prometheus
+
+DISCOVERY = "/scrape-targets"
+"""Where Prometheus asks for its targets."""
 
 
 class Admin:
     """HTTP on a loopback port of its own, so that a frozen API can still be thawed."""
 
     def __init__(
-        self, store: Store, faults: Faults, kubelet: Kubelet, journal: Journal, balancers: LoadBalancers
+        self,
+        store: Store,
+        faults: Faults,
+        kubelet: Kubelet,
+        journal: Journal,
+        balancers: LoadBalancers,
+        prometheus: Prometheus,
     ) -> None:
         self.store = store
         self.faults = faults
         self.kubelet = kubelet
         self.journal = journal
         self.balancers = balancers
+        self.prometheus = prometheus
 
     def application(self) -> web.Application:
         app = web.Application()
@@ -41,6 +52,7 @@ class Admin:
                 web.get("/orders", self._orders),
                 web.put("/load-balancer", self._disturb),
                 web.delete("/load-balancer", self._settle),
+                web.get(f"{DISCOVERY}/{{namespace}}/{{name}}/{{number:\\d+}}", self._targets),
                 web.post("/{what:freeze|thaw|kill|revive}", self._freeze),
             ]
         )
@@ -59,6 +71,10 @@ class Admin:
             if (a := self.kubelet.agents.get(p["metadata"]["uid"]))
         ]
         return web.json_response({"pods": pods, "version": self.store.version})
+
+    async def _targets(self, request: web.Request) -> web.Response:
+        of = request.match_info
+        return web.json_response(self.prometheus.discovered(of["namespace"], of["name"], int(of["number"])))
 
     async def _set_faults(self, request: web.Request) -> web.Response:
         try:

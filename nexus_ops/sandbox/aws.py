@@ -9,7 +9,10 @@ import argparse
 import signal
 import threading
 from http.client import HTTPConnection, HTTPException
+from pathlib import Path
 from typing import Any
+
+from nexus_ops.topology import Topology
 
 Object = dict[str, Any]
 CHECK_SECONDS = 1.0
@@ -17,8 +20,8 @@ UNHEALTHY = "nexus.ai/sandbox-unhealthy"
 """Tag of a target group whose targets fail their health checks on demand."""
 
 
-def serve(port: int) -> None:
-    """Answer on a loopback port until SIGTERM or SIGINT."""
+def serve(port: int, topology: Path | None = None) -> None:
+    """Answer on a loopback port until SIGTERM or SIGINT; with a topology, EKS has its clusters."""
     from moto.server import ThreadedMotoServer  # pyright: ignore[reportMissingTypeStubs]  # has none; slow to import
 
     check_targets()
@@ -27,8 +30,35 @@ def serve(port: int) -> None:
         signal.signal(number, lambda *_: stopped.set())
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
+    if topology:
+        make_clusters(Topology.load(topology), f"http://127.0.0.1:{port}")
     stopped.wait()
     server.stop()
+
+
+def make_clusters(topology: Topology, endpoint: str) -> None:
+    """The enabled AWS clusters and their node groups, as eksctl would have made them by their ClusterConfigs."""
+    from boto3.session import Session
+
+    session = Session(aws_access_key_id="sandbox", aws_secret_access_key="sandbox")
+    network = {"subnetIds": ["subnet-1", "subnet-2"], "securityGroupIds": ["sg-1"]}
+    role = "arn:aws:iam::123456789012:role/sandbox"
+    for cluster in topology.enabled_clusters:
+        if cluster.cloud != "aws":
+            continue
+        eks: Any = session.client("eks", region_name=cluster.region, endpoint_url=endpoint)
+        version = topology.kubernetes_version
+        eks.create_cluster(name=cluster.name, version=version, roleArn=role, resourcesVpcConfig=network)
+        for group in topology.node_groups.values():
+            eks.create_nodegroup(
+                clusterName=cluster.name,
+                nodegroupName=group.name,
+                scalingConfig={"minSize": group.min, "maxSize": group.max, "desiredSize": group.desired},
+                instanceTypes=[group.instance_type],
+                labels=dict(group.labels),
+                subnets=network["subnetIds"],
+                nodeRole=role,
+            )
 
 
 def check_targets() -> None:
@@ -69,7 +99,9 @@ def _problem(group: Any, target: Object) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="AWS, emulated.")
     parser.add_argument("--port", type=int, required=True)
-    serve(parser.parse_args().port)
+    parser.add_argument("--topology", type=Path, help="whose clusters EKS has")
+    options = parser.parse_args()
+    serve(options.port, options.topology)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,10 @@ import yaml
 from aiohttp import web
 
 from nexus_ops.errors import OperationError
-from nexus_ops.sandbox.admin import Admin
+from nexus_ops.sandbox import add_ons
+from nexus_ops.sandbox.admin import DISCOVERY, Admin
 from nexus_ops.sandbox.certificates import make_certificate
+from nexus_ops.sandbox.controllers.data_layer import PostgresOperator, RedisOperator
 from nexus_ops.sandbox.controllers.disruption import DisruptionController
 from nexus_ops.sandbox.controllers.endpoints import AutoscalerController, EndpointsController
 from nexus_ops.sandbox.controllers.jobs import JobController
@@ -98,6 +100,7 @@ def seed(store: Store, topology: Topology, cluster: Cluster, database: str, redi
                 "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}, {"type": "Hostname", "address": name}],
             }  # fmt: skip
             store.create("nodes", {"metadata": {"name": name, "labels": labels}, "spec": {}, "status": status})
+    add_ons.seed(topology, sum(group.desired for group in topology.node_groups.values()), create, store.create)
     for secret, data in {"database-secret": {"url": database}, "agent-secrets": {"token": "sandbox"}}.items():
         body = {"metadata": {"name": secret}, "stringData": data}
         create("secrets", body, cluster.namespace)
@@ -134,7 +137,10 @@ async def serve(config: dict[str, Any]) -> None:
         DisruptionController,
     ):
         runner.add(controller(store))
-    kubelet = Kubelet(store, versions(Path(config["images"])), behaviours(), journal)
+    runner.add(PostgresOperator(store, ports["postgres"]))
+    runner.add(RedisOperator(store, ports["valkey"]))
+    images = versions(Path(config["images"])) | add_ons.images(topology)
+    kubelet = Kubelet(store, images, behaviours(), journal)
     seed(store, topology, cluster, postgres.url, valkey.url)
     publish(store, cluster, ports)
     served = Api(store, faults, kubelet.read_log, kubelet.follow_log)
@@ -146,8 +152,9 @@ async def serve(config: dict[str, Any]) -> None:
     balancers = LoadBalancers(
         store, cluster, config.get("aws", ""), f"http://127.0.0.1:{ports['edge']}", gateway.balance
     )
-    admin = await _listen(Admin(store, faults, kubelet, journal, balancers).application(), ports["admin"])
-    prometheus = Prometheus(store, folder / "prometheus", ports["prometheus"], cluster.monitoring_namespace)
+    discovery = f"http://127.0.0.1:{ports['admin']}{DISCOVERY}"
+    prometheus = Prometheus(store, folder / "prometheus", ports["prometheus"], cluster.monitoring_namespace, discovery)
+    admin = await _listen(Admin(store, faults, kubelet, journal, balancers, prometheus).application(), ports["admin"])
     if "gateway" in parts:
         await gateway.start()
     if "gateway" in parts and config.get("aws"):

@@ -1,7 +1,7 @@
 """The Envoy of a sandbox cluster: its process, the files that it watches, and what it says about them.
 
-Configuration goes through files: listeners and clusters once, routes and endpoints as they change, so that
-connections and requests in flight are left alone. Retries are off: what is lost is seen as lost.
+Configuration goes through files: listeners once, routes and clusters as they change, so that requests in flight are
+left alone. Retries are off: what is lost is seen as lost.
 """
 
 from __future__ import annotations

@@ -128,18 +128,12 @@ class Gateway:
 
     def _write_services(self) -> None:
         services = self.store.list("services")
-        led_to = list(self._led_to(services))
-        for service, port in led_to:  # before the clusters: Envoy refuses a cluster whose endpoints' file is missing
-            self._write_endpoints(service, port)
-        self.envoy.write("clusters", [self._cluster(service, port) for service, port in led_to])
+        self.envoy.write("clusters", [self._cluster(service, port) for service, port in self._led_to(services)])
         self.envoy.write_routes("services", self._service_hosts(services))
         self.envoy.write_routes("balancer", self._balancer(services))
 
     def _led_to(self, services: list[Object]) -> Iterator[tuple[Object, Object]]:
-        """The Services and ports that anything may lead to: the first of each, and those that routes name.
-
-        No others: Envoy takes an inotify instance for each, and a user has 128 of them on a usual machine.
-        """
+        """The Services and ports that anything may lead to: the first of each, and those that routes name."""
         named = {
             (backend.get("namespace", route["metadata"]["namespace"]), backend["name"], backend.get("port"))
             for route in (*self.store.list(ROUTES), *self._balanced, *self._serving.values())
@@ -152,20 +146,11 @@ class Gateway:
                     yield service, port
 
     def _cluster(self, service: Object, port: Object) -> Object:
-        meta = service["metadata"]
-        name = cluster_name(meta["namespace"], meta["name"], port["port"])
-        path = self.envoy.folder / "endpoints" / f"{name.replace('/', '_')}.json"
-        return {
-            "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
-            "name": name,
-            "type": "EDS",
-            "connect_timeout": "1s",
-            "eds_cluster_config": {
-                "eds_config": {"path_config_source": {"path": str(path)}, "resource_api_version": "V3"}
-            },
-        }
+        """A Service's port with its ready addresses.
 
-    def _write_endpoints(self, service: Object, port: Object) -> None:
+        They stand in the cluster itself: by discovery, Envoy takes an inotify instance for each, and a user has 128 of
+        them on a usual machine. A cluster that changes is replaced; its connections end with the requests on them.
+        """
         meta = service["metadata"]
         name = cluster_name(meta["namespace"], meta["name"], port["port"])
         endpoints = self.store.find("endpoints", meta["namespace"], meta["name"]) or {}
@@ -176,9 +161,13 @@ class Gateway:
             if target.get("name") == port.get("name")
             for address in subset.get("addresses") or ()
         ]
-        kind = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
-        assignment = {"@type": kind, "cluster_name": name, "endpoints": [{"lb_endpoints": found}]}
-        self.envoy.write(f"endpoints/{name.replace('/', '_')}", [assignment])
+        return {
+            "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+            "name": name,
+            "type": "STATIC",
+            "connect_timeout": "1s",
+            "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": found}]},
+        }
 
     @staticmethod
     def _service_hosts(services: list[Object]) -> list[Object]:

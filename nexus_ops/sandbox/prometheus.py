@@ -1,15 +1,15 @@
 """A real Prometheus per sandbox cluster, scraping what the cluster's ServiceMonitors ask for.
 
 The scrape configuration is generated from ServiceMonitors, Services and endpoints as prometheus-operator does it: a
-job per monitor and endpoint, targets through a file that is rewritten as endpoints change, and the labels that
-jobLabel, targetLabels and podTargetLabels name. Rules come from PrometheusRules. The Service
+job per monitor and endpoint, targets that Prometheus asks the admin interface for every second, and the labels that
+jobLabel, targetLabels and podTargetLabels name. (Files of targets would be watched: by an inotify instance for each job,
+and a user has 128 of them on a usual machine.) Rules come from PrometheusRules. The Service
 `prometheus-operated` leads to it, so that clients find it through the API server like anywhere else.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 from pathlib import Path
@@ -26,10 +26,11 @@ from nexus_ops.users import die_with_parent
 Object = dict[str, Any]
 MONITORS, RULES = "servicemonitors.monitoring.coreos.com", "prometheusrules.monitoring.coreos.com"
 INTERVAL = "2s"
+DISCOVERY_INTERVAL = "1s"
 
 
-def scrape_jobs(store: Store, folder: Path) -> list[Object]:
-    """Scrape jobs of all ServiceMonitors; their targets are in files of `folder`."""
+def scrape_jobs(store: Store, discovery: str) -> list[Object]:
+    """Scrape jobs of all ServiceMonitors; `discovery` is the URL below which their targets are told."""
     jobs: list[Object] = []
     for monitor in store.list(MONITORS):
         meta = monitor["metadata"]
@@ -42,8 +43,11 @@ def scrape_jobs(store: Store, folder: Path) -> list[Object]:
                     "metrics_path": endpoint.get("path", "/metrics"),
                     "scrape_interval": INTERVAL,
                     "scrape_timeout": INTERVAL,
-                    "file_sd_configs": [
-                        {"files": [str(folder / f"{name.replace('/', '_')}.json")], "refresh_interval": "1m"}
+                    "http_sd_configs": [
+                        {
+                            "url": f"{discovery}/{meta['namespace']}/{meta['name']}/{number}",
+                            "refresh_interval": DISCOVERY_INTERVAL,
+                        }
                     ],
                     "relabel_configs": [_snake(rule) for rule in endpoint.get("relabelings") or ()],
                     "metric_relabel_configs": [_snake(rule) for rule in endpoint.get("metricRelabelings") or ()],
@@ -113,7 +117,9 @@ def _label(key: str) -> str:
 class Prometheus:
     """Runs Prometheus and keeps its files as the store says."""
 
-    def __init__(self, store: Store, folder: Path, port: int, namespace: str) -> None:
+    def __init__(self, store: Store, folder: Path, port: int, namespace: str, discovery: str) -> None:
+        """`discovery`: the URL at which `discovered` is served, below it the monitor's namespace, name and endpoint."""
+        self.discovery = discovery
         self.store = store
         self.folder = folder
         self.port = port
@@ -159,7 +165,7 @@ class Prometheus:
             await self._process.wait()
 
     def _on_event(self, event: Event) -> None:
-        if event.key in (MONITORS, RULES, "services", "endpoints"):
+        if event.key in (MONITORS, RULES):
             self._dirty.set()
 
     async def _follow(self) -> None:
@@ -181,20 +187,20 @@ class Prometheus:
                 pass  # it is starting
             await asyncio.sleep(0.2)
 
+    def discovered(self, namespace: str, name: str, number: int) -> list[Object]:
+        """The targets of one endpoint of a monitor, as Prometheus' HTTP discovery wants them."""
+        monitor = self.store.find(MONITORS, namespace, name)
+        endpoints: list[Object] = (monitor or {"spec": {}})["spec"].get("endpoints") or []
+        return targets(self.store, monitor, endpoints[number]) if monitor and number < len(endpoints) else []
+
     def _write_all(self) -> bool:
-        """Write what changed; True when the configuration itself did (targets are read by themselves)."""
-        folder = self.folder / "targets"
-        for monitor in self.store.list(MONITORS):
-            meta = monitor["metadata"]
-            for number, endpoint in enumerate(monitor["spec"].get("endpoints") or ()):
-                path = folder / f"serviceMonitor_{meta['namespace']}_{meta['name']}_{number}.json"
-                self._write(path, json.dumps(targets(self.store, monitor, endpoint)))
+        """Write what changed; True when something did."""
         groups = [group for rule in self.store.list(RULES) for group in rule["spec"].get("groups") or ()]
         changed = self._write(self.folder / "rules.yaml", yaml.safe_dump({"groups": groups}))
         config = {
             "global": {"scrape_interval": INTERVAL, "evaluation_interval": INTERVAL},
             "rule_files": [str(self.folder / "rules.yaml")],
-            "scrape_configs": scrape_jobs(self.store, folder),
+            "scrape_configs": scrape_jobs(self.store, self.discovery),
         }
         return self._write(self.folder / "prometheus.yaml", yaml.safe_dump(config)) or changed
 

@@ -130,7 +130,7 @@ def _start(
             }  # fmt: skip
             spawn(name, ["-m", f"{MARK}.cluster", "--config", json.dumps(config)])
         if endpoint:
-            spawn("aws", ["-m", f"{MARK}.aws", "--port", str(port)])
+            spawn("aws", ["-m", f"{MARK}.aws", "--port", str(port), "--topology", str(path.absolute())])
         found = {name: _wait_until_ready(home, name, processes[name]) for name in names}
         kubeconfig = _write_kubeconfig(home, Topology.load(path), found)
         if "traffic" in parts:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from backup_scene import BUCKET, Keys, fill, open_s3
-from moto.server import ThreadedMotoServer
 
 from nexus_ops.backups.encryption import Identity, write_identity
 from nexus_ops.backups.postgres.programs import Instance, Programs, initialise
@@ -16,19 +15,9 @@ from nexus_ops.storage import ObjectStore
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[str]:
+def s3(bucket: Callable[[str], str]) -> str:
     """The endpoint of an S3 with one bucket."""
-    import boto3
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    endpoint = "http://{}:{}".format(*server.get_host_and_port())
-    client = boto3.client(
-        "s3", endpoint_url=endpoint, aws_access_key_id="test", aws_secret_access_key="test", region_name="us-west-2"
-    )
-    client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
-    yield endpoint
-    server.stop()
+    return bucket(BUCKET)
 
 
 @pytest.fixture(params=["file", "s3"])

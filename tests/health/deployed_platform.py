@@ -40,18 +40,7 @@ class Deployed:
         httpx.request(method, url, json=body, timeout=30).raise_for_status()
 
 
-def make_cluster(eks: Any, topology: Topology, name: str) -> None:
-    """A cluster in EKS as its ClusterConfig would have it. `eks`: a boto3 client."""
-    network = {"subnetIds": ["subnet-1", "subnet-2"], "securityGroupIds": ["sg-1"]}
-    role = "arn:aws:iam::123456789012:role/test"
-    eks.create_cluster(name=name, version=topology.kubernetes_version, roleArn=role, resourcesVpcConfig=network)
-    for group in topology.node_groups.values():
-        eks.create_nodegroup(
-            clusterName=name,
-            nodegroupName=group.name,
-            scalingConfig={"minSize": group.min, "maxSize": group.max, "desiredSize": group.desired},
-            instanceTypes=[group.instance_type],
-            labels=dict(group.labels),
-            subnets=network["subnetIds"],
-            nodeRole=role,
-        )
+def renewed(obj: dict[str, Any]) -> dict[str, Any]:
+    """An object that is gone, to be made again."""
+    meta = {key: obj["metadata"][key] for key in ("name", "namespace", "labels") if key in obj["metadata"]}
+    return {key: obj[key] for key in ("apiVersion", "kind", "spec")} | {"metadata": meta}

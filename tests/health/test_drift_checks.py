@@ -2,17 +2,17 @@
 
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import dagster as dg
 import pytest
-from deployed_platform import CLUSTER, VERSION, Deployed, make_cluster
-from moto import mock_aws
+from deployed_platform import CLUSTER, VERSION, Deployed, renewed
 
 from nexus_ops.assets.checking import last_evaluation
 from nexus_ops.assets.deployments import DEPLOYMENT
 from nexus_ops.assets.infrastructure import CLUSTER_CONFIG
-from nexus_ops.clusters.client import CONFIG_MAP
+from nexus_ops.clusters.client import CONFIG_MAP, Kind
 from nexus_ops.definitions import defs
 
 pytestmark = [pytest.mark.sandbox_only]
@@ -78,7 +78,7 @@ def test_a_cluster_that_cannot_be_seen_passes_nothing(
 def test_nodes_are_as_declared_only_when_eks_says_so_too(
     deployed: Deployed, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the nodes alone nobody knows how far a group may grow; and a sandbox shows no add-ons at all."""
+    """By the nodes alone nobody knows how far a group may grow; add-ons are seen without."""
 
     def judged(name: str) -> dg.AssetCheckEvaluation:
         found = last_evaluation(instance, dg.AssetCheckKey(CLUSTER_CONFIG, f"{name}_staging_us_west_2"))
@@ -95,19 +95,28 @@ def test_nodes_are_as_declared_only_when_eks_says_so_too(
         "not seen: the sizes of the node groups: EKS could not be asked: NoCredentialsError. Give nexus-ops credentials of AWS "
         "that may describe clusters and node groups (docs/infrastructure.md)"
     )
-    assert (add_ons.passed, add_ons.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert "kube-system shows no workloads at all" in (add_ons.description or "")
-    with mock_aws():
-        eks = boto3.client("eks", region_name="us-west-2")
-        make_cluster(eks, deployed.topology, CLUSTER)
+    assert add_ons.passed, add_ons.description
+    known = {"AWS_ENDPOINT_URL": deployed.state.aws, "AWS_ACCESS_KEY_ID": "sandbox", "AWS_SECRET_ACCESS_KEY": "sandbox"}
+    for name, value in known.items():
+        monkeypatch.setenv(name, value)
+    look(instance)
+    assert judged("nodes").passed, judged("nodes").description
+    group: dict[str, Any] = {"clusterName": CLUSTER, "nodegroupName": "agent-nodes"}
+    eks: Any = boto3.client("eks", region_name="us-west-2")
+    declared = eks.describe_nodegroup(**group)["nodegroup"]["scalingConfig"]
+    client = deployed.connect().client
+    coredns = client.get(Kind("apps/v1", "Deployment"), "coredns", "kube-system")
+    assert coredns
+    try:
+        eks.update_nodegroup_config(**group, scalingConfig={**declared, "maxSize": 9, "desiredSize": 5})
+        client.delete(Kind("apps/v1", "Deployment"), "coredns", "kube-system")
         look(instance)
-        assert judged("nodes").passed, judged("nodes").description
-        eks.update_nodegroup_config(
-            clusterName=CLUSTER,
-            nodegroupName="agent-nodes",
-            scalingConfig={"minSize": 5, "maxSize": 9, "desiredSize": 5},
-        )
-        look(instance)
+    finally:
+        eks.update_nodegroup_config(**group, scalingConfig=declared)
+        client.create(renewed(coredns), manager="test")
+    missing = judged("add_ons")
+    assert (missing.passed, missing.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert "coredns is declared and not there" in (missing.description or "")
     drifted = judged("nodes")
     assert (drifted.passed, drifted.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert drifted.description == "agent-nodes may have 5 to 9 nodes; declared: 5 to 50"

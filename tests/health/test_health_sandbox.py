@@ -65,9 +65,7 @@ def test_a_platform_that_serves_is_healthy(deployed: Deployed) -> None:
         deployed,
         lambda snapshot: snapshot.state == "healthy" and snapshot.result("Prometheus").numbers["targets"] == 36,
     )
-    assert {result.probe: result.state for result in snapshot.results if result.state != "healthy"} == {
-        "add-ons": "unknown"  # a sandbox has none
-    }
+    assert {result.probe: result.state for result in snapshot.results if result.state != "healthy"} == {}
     workloads = snapshot.result("workloads")
     assert f"of {VERSION} (blue)" in workloads.why
     assert workloads.numbers["pods ready"] == workloads.numbers["pods wanted"] == 36

@@ -37,7 +37,7 @@ def place(home: Path, topology: Topology) -> Generator[tuple[supervisor.State, T
 def _judged_quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A look every second, and a pass on ten requests: the stages of a test last seconds. What fails a candidate is as declared."""
     rules = yaml.safe_load((project_folder() / "monitoring" / "analysis.yaml").read_text())
-    rules["look_seconds"] = 1
+    rules |= {"look_seconds": 1, "history_seconds": 60}
     for metric in rules["metrics"].values():
         if "material" in metric:
             metric["material"] = {"ratio": 20, "floor": 0.3}
@@ -63,7 +63,11 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         catalogue = FileCatalogue(Path(os.environ.get("NEXUS_IMAGES") or project_folder() / "images.yaml"))
         for version in VERSIONS:
             releases.save(build_release(topology, "staging", version, catalogue, chart, values), chart)
-        yield Platform(home, state, topology, store, releases, [], [])
+        made = Platform(home, state, topology, store, releases, [], [])
+        if not made.real:
+            for version in ("v1.0.0", "v1.1.0"):
+                made.admin("PUT", f"/behaviours/{version}", {"ready_seconds": 0.3})
+        yield made
 
 
 @pytest.fixture
@@ -78,9 +82,10 @@ def instance(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Generator[d
 
 @pytest.fixture(autouse=True)
 def _quiet(request: pytest.FixtureRequest) -> Iterator[None]:
-    """No fault and no changed behaviour outlives its test."""
+    """No fault, and no mark on a release that failed, outlives its test."""
     yield
     if "platform" in request.fixturenames:
         platform: Platform = request.getfixturevalue("platform")
         if not platform.real:
             platform.admin("DELETE", "/faults")
+        platform.forget_failures()

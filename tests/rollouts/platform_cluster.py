@@ -10,15 +10,16 @@ from typing import Any
 import httpx
 import pytest
 
-from nexus_ops.clusters.client import POD, ClusterClient
-from nexus_ops.clusters.watch import watch
+from nexus_ops.clusters.client import CONFIG_MAP, POD, ClusterClient
 from nexus_ops.errors import TemporaryError
 from nexus_ops.releases.store import ReleaseStore
+from nexus_ops.rollouts.bad import FOLDER
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.driver import Advance, advance
 from nexus_ops.rollouts.observe import COLOUR, NAME, PLATFORM
 from nexus_ops.rollouts.operations import plan_rollout, start
 from nexus_ops.rollouts.plan import read_ledger
+from nexus_ops.rollouts.record import NAME as NAME_OF_RECORD
 from nexus_ops.rollouts.record import Ledger, Record
 from nexus_ops.rollouts.strategy import Settings
 from nexus_ops.sandbox import supervisor
@@ -26,7 +27,9 @@ from nexus_ops.storage import ObjectStore
 from nexus_ops.topology import Topology
 
 CLUSTER = "staging-us-west-2"
-QUICK = Settings(monitor_seconds=3, hold_seconds=1, ready_seconds=60, insufficient_seconds=20)
+QUICK = Settings(monitor_seconds=1, hold_seconds=1, ready_seconds=60, insufficient_seconds=20)
+LOOK_AGAIN = 0.2
+"""Seconds between looks at what is waited for."""
 VERSIONS = ("v1.0.0", "v1.1.0", "v1.4.0")
 SCRIPTED = ("v1.4.0", "v1.5.0")
 """Versions whose trouble only the sandbox makes."""
@@ -106,9 +109,18 @@ class Platform:
         if record is None or record.serving is None or record.serving.version != version:
             assert self.deploy(version).state == "done"
 
+    def forget_failures(self) -> None:
+        """No release is known to be bad any more."""
+        client, space = self.context().client, self.topology.cluster(CLUSTER).ops_namespace
+        live = client.get(CONFIG_MAP, NAME_OF_RECORD, space)
+        if live and live["data"].pop("bad", None):
+            client.replace(live, manager="test")
+        for key in self.store.list(FOLDER):
+            self.store.delete(key)
+
     def at_the_edge(self) -> tuple[str, str]:
         """Version and colour that answer a user now."""
-        answer = httpx.get(self.urls["edge"], headers={"Host": self.context().host})
+        answer = httpx.get(self.context().edge_url(), headers={"Host": self.context().host})
         return answer.headers["x-nexus-version"], answer.headers["x-nexus-colour"]
 
     def admin(self, method: str, path: str, body: Any = None) -> Any:
@@ -120,12 +132,12 @@ class Platform:
         return answer.json()
 
     def eventually(self, holds: Callable[[], bool], seconds: float = 30) -> bool:
-        """Whether something comes to hold in time; looked at whenever an object of the cluster changes."""
+        """Whether something comes to hold in time."""
         deadline = time.monotonic() + seconds
         while not holds():
             if time.monotonic() > deadline:
                 return False
-            next(watch(self.context().client, POD, self.topology.cluster(CLUSTER).namespace, seconds=1), None)
+            time.sleep(LOOK_AGAIN)
         return True
 
     def pods(self) -> set[tuple[str, str]]:

@@ -152,7 +152,8 @@ class World:
         self.write("record")
         if self.record.applied:
             self.write("edge")
-            self.move_edge(self.record.weight)
+            back = self.record.phase == "rolling-back"
+            self.move_edge(min(self.record.weight, self.edge) if back else self.record.weight)
             for key in self.exclusive() if self.record.may_have_handed_over else ():
                 self.write(key)
 

@@ -33,7 +33,7 @@ from nexus_ops.rollouts.plan import RolloutActive, settings_for
 from nexus_ops.rollouts.record import Record
 from nexus_ops.topology import project_folder
 
-pytestmark = [pytest.mark.sandbox_only]
+pytestmark = [pytest.mark.sandbox_only, pytest.mark.alone]
 TIMES = replace(QUICK, strategy="canary", bake_seconds=2, min_requests=1)
 LONG = replace(TIMES, bake_seconds=600)
 

@@ -38,6 +38,7 @@ def serving(record: Record, works: Works) -> Record:
 def test_what_is_new_with_the_candidate_is_not_waited_for_on_the_way_back() -> None:
     """It has no Deployment in the stable colour: to bring it up there would have blocked the way back for ever."""
     record = replace(serving(new_record(stable=True), MORE), phase="rolling-back", reason="r", weight=0, observed=0)
+    record = replace(record, restored=True)
     pods = {**full(WORKS, "blue"), **full(MORE, "green")}
     pods = {key: replace(one, wanted=9) if key[1] == "blue" else one for key, one in pods.items()}
     told: list[Decision] = []

@@ -15,7 +15,9 @@ from nexus_ops.errors import UnknownName
 from nexus_ops.rollouts.driver import advance
 from nexus_ops.rollouts.operations import NothingToDo, plan_rollback, plan_rollout, request_abort, start
 from nexus_ops.rollouts.plan import RolloutActive
+from nexus_ops.rollouts.record import Record
 from nexus_ops.rollouts.result import result_of
+from nexus_ops.rollouts.steps import Steps
 from nexus_ops.rollouts.strategy import BLUE_GREEN, Settings, names
 
 
@@ -157,3 +159,39 @@ def test_a_missing_context_and_a_dead_cluster_are_one_sentence_each(platform: Pl
 def test_users_reach_the_platform_by_its_host_only(platform: Platform) -> None:
     platform.ensure("v1.0.0")
     assert httpx.get(platform.urls["edge"], headers={"Host": "elsewhere.example"}).status_code == 404
+
+
+class Killed(BaseException):
+    """The driver is gone."""
+
+
+def test_what_a_driver_has_taken_away_is_not_given_back_by_the_next(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is killed after the cut, before it is written down: the record still says that the candidate has all traffic."""
+    platform.ensure("v1.0.0")
+    platform.begin("v1.1.0", Settings(monitor_seconds=1, hold_seconds=600))
+    assert advance(platform.context(), patience=timedelta(seconds=40)).state == "waiting"
+    request_abort(platform.context(), "somebody", "a hunch")
+    real, routed = Steps.route, list[int]()
+
+    def killed(steps: Steps, record: Record, weight: int) -> None:
+        real(steps, record, weight)
+        routed.append(weight)
+        if weight == 0:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Steps, "route", killed)
+        with pytest.raises(Killed):
+            advance(platform.context())
+    assert (platform.record().phase, platform.record().weight, routed[-1]) == ("rolling-back", 100, 0)
+    routed.clear()
+
+    def seen(steps: Steps, record: Record, weight: int) -> None:
+        routed.append(weight)
+        real(steps, record, weight)
+
+    monkeypatch.setattr(Steps, "route", seen)
+    assert platform.finish().state == "rolled-back"
+    assert set(routed) == {0}

@@ -14,7 +14,7 @@ from nexus_ops.rollouts.operations import request_abort
 from nexus_ops.rollouts.strategy import Settings
 from nexus_ops.sandbox.traffic import Tally, send_orders, send_requests
 
-pytestmark = [pytest.mark.sandbox_only]
+pytestmark = [pytest.mark.sandbox_only, pytest.mark.alone]
 RATE = 300.0
 
 

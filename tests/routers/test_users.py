@@ -52,17 +52,28 @@ def test_a_burst_that_is_scraped_from_one_colour_first_is_one_count() -> None:
     assert intervals(half, "green", since=0.0) == [], "one colour's half of it is no count"
 
 
+def test_what_was_served_before_the_candidate_was_scraped_is_left_out() -> None:
+    """Its new pods are found by Prometheus some seconds later: until then all requests seem to go to the other colour."""
+    green = [pod("green", [(at, 1.0 * at) for at in range(first, 121, 15)]) for first in (31, 40)]
+    blue = pod("blue", [(at, 18.0 * at) for at in range(0, 121, 15)])
+    counts = intervals([*green, blue], "green", since=0.0)
+    assert counts == [Counted(30, 300)] * len(counts)
+    assert counts
+    assert intervals([blue], "green", since=0.0) == []
+
+
 def test_a_restart_counts_from_zero() -> None:
     restarted = pod("green", [(0, 500), (15, 540), (30, 40), (45, 80)])
-    other = steady("blue", 2, 0.0)
+    other = steady("blue", 2, 0.0, until=60)
     assert intervals([restarted, other], "green", since=0.0)[:2] == [Counted(40, 70), Counted(40, 70)]
 
 
-def test_a_pod_that_comes_counts_from_its_second_scrape_and_one_that_is_gone_no_more() -> None:
+def test_counts_begin_when_every_pod_that_is_there_was_scraped_and_one_that_is_gone_does_not_matter() -> None:
     gone = pod("green", [(0, 0), (15, 1)])
-    comes = pod("green", [(45, 900), (60, 902)])
-    counts = intervals([gone, comes, steady("blue", 2, 0.0)], "green", since=0.0)
-    assert [one.candidate for one in counts[:4]] == [0, 0, 2, 0]
+    comes = pod("green", [(at, 900 + 2 * (at - 45) / 15) for at in range(45, 121, 15)])
+    counts = intervals([gone, comes, steady("blue", 2, 0.0, until=135)], "green", since=0.0)
+    assert counts == [Counted(2, 32)] * len(counts)
+    assert counts
 
 
 def test_nothing_scraped_twice_is_nothing_counted() -> None:

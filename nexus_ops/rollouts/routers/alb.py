@@ -79,6 +79,10 @@ class AlbRouter(Looking):
 
     # ------------------------------------------------------------------ seeing it
 
+    def requested(self, candidate: Colour) -> int | None:
+        ingress = self.context.client.get(INGRESS, NAME, self.context.cluster.namespace)
+        return weight_of(ingress, candidate) if ingress else None
+
     def look(self, candidate: Colour) -> Seen:
         ingress = self.context.client.get(INGRESS, NAME, self.context.cluster.namespace)
         if ingress is None:

@@ -44,6 +44,10 @@ class GatewayRouter(Looking):
         stamp(route, live, same=same, now=self.context.clock())
         fenced.apply_routed(route)
 
+    def requested(self, candidate: Colour) -> int | None:
+        route = self.context.client.get(HTTP_ROUTE, "nexus-api", self.context.cluster.namespace)
+        return weight_of(route, candidate) if route else None
+
     def look(self, candidate: Colour) -> Seen:
         client, cluster = self.context.client, self.context.cluster
         route = client.get(HTTP_ROUTE, "nexus-api", cluster.namespace)

@@ -43,6 +43,10 @@ class TrafficRouter(Protocol):
         """Request that the candidate gets `weight` percent, the other colour the rest. Fenced, idempotent."""
         ...
 
+    def requested(self, candidate: Colour) -> int | None:
+        """The weight that its own object asks for at present, whoever wrote it; None when it says no one weight."""
+        ...
+
     def blocked(self, colour: Colour) -> str:
         """Why a colour whose pods are ready must not get more traffic yet; empty when it may."""
         ...
@@ -62,6 +66,9 @@ class Looking:
     def blocked(self, colour: Colour) -> str:
         del colour
         return ""
+
+    def requested(self, candidate: Colour) -> int | None:
+        raise NotImplementedError
 
     def look(self, candidate: Colour) -> Seen:
         raise NotImplementedError

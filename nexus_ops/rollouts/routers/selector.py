@@ -34,11 +34,15 @@ class ServiceSelectorRouter(Looking):
         service["spec"]["selector"][COLOUR] = candidate if weight else other(candidate)
         fenced.apply_routed(service)
 
+    def requested(self, candidate: Colour) -> int | None:
+        service = self.context.client.get(SERVICE, "nexus-load-balancer", self.context.cluster.namespace) or {}
+        selected = (service.get("spec", {}).get("selector") or {}).get(COLOUR)
+        return None if selected is None else 100 if selected == candidate else 0
+
     def look(self, candidate: Colour) -> Seen:
-        service = self.context.client.get(SERVICE, "nexus-load-balancer", self.context.cluster.namespace)
-        if service is None:
+        if self.context.client.get(SERVICE, "nexus-load-balancer", self.context.cluster.namespace) is None:
             return Seen(0)
-        selected = (service["spec"].get("selector") or {}).get(COLOUR)
-        if selected is None:
+        requested = self.requested(candidate)
+        if requested is None:
             return Seen(None, problem="the Service nexus-load-balancer selects no colour")
-        return look_at_all(self.context, candidate, 100 if selected == candidate else 0)
+        return look_at_all(self.context, candidate, requested)

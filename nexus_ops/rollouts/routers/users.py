@@ -3,7 +3,8 @@
 Raw counters, subtracted pod by pod: a sum over pods would hide the restart of one. The pods are scraped one after the other,
 so what came in a burst is counted for one pod in this scrape interval and for another in the next. Stretches of time are
 therefore compared whose ends are alike, or quiet beside what lies between them. The interval in which the weight was set is
-left out: part of it was served under the weight before.
+left out: part of it was served under the weight before. So is all that was before each pod that is there now had been
+scraped: new pods are found some seconds late, and a share in which some could not be counted is none.
 """
 
 from __future__ import annotations
@@ -58,8 +59,14 @@ def intervals(matrix: Sequence[Mapping[str, Any]], candidate: Colour, since: flo
         return []
     gap = statistics.median(gaps)
     newest = max(samples[-1][0] for _, samples in series if samples)
+    there = [(own, samples[0][0]) for own, samples in series if samples and newest - samples[-1][0] <= SILENT * gap]
+    if not any(own for own, _ in there):
+        return []
+    known = max(first for _, first in there)
     counts: list[Counted] = []
     for begins, ends in pairwise(_grid(since, gap, newest)):
+        if begins < known:
+            continue
         added = [(own, _added(samples, begins, ends, gap)) for own, samples in series]
         counts.append(Counted(sum(more for own, more in added if own), sum(more for _, more in added)))
     return list(_stretches(counts))
