@@ -93,7 +93,7 @@ def test_a_way_back_that_is_blocked_is_told_once_and_goes_on_when_it_can(platfor
     platform.begin("v1.1.0", replace(QUICK, monitor_seconds=600))
     assert advance(platform.context(), patience=timedelta(seconds=40)).state == "waiting"
     platform.notified.clear()
-    platform.admin("PUT", "/behaviours/v1.0.0", {"crash_after_seconds": 0.5})
+    platform.admin("PUT", "/behaviours/v1.0.0", {"crash_after_seconds": 0.1})
     try:
         request_abort(platform.context(), "test", "to be blocked")
         for _ in range(2):

@@ -106,7 +106,7 @@ class Edge:
         client = made.context().client
         for obj in (*of("blue"), *of("green"), *routed(kind, made.host)):
             client.apply(obj, manager="test")
-        made.until(lambda: sum(pod["ready"] for pod in made.admin("GET", "/state")["pods"]), lambda ready: ready == 4)
+        made.until(made.ready, lambda ready: ready == 4)
         return made
 
     @property
@@ -139,6 +139,10 @@ class Edge:
         answer = httpx.request(method, self.urls["admin"] + path, json=body, timeout=30)
         answer.raise_for_status()
         return answer.json()
+
+    def ready(self) -> int:
+        """How many pods of the two colours are ready; the cluster has others."""
+        return sum(pod["ready"] for pod in self.admin("GET", "/state")["pods"] if pod["colour"])
 
     def answers(self) -> Counter[str]:
         """Who answers a few users now."""

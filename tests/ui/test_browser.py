@@ -13,7 +13,7 @@ import pytest
 from operated import CLUSTER, SECONDS, Operated, until
 from playwright.sync_api import Browser, Page, expect
 
-pytestmark = [pytest.mark.browser, pytest.mark.sandbox_only, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.browser, pytest.mark.sandbox_only, pytest.mark.alone, pytest.mark.timeout(900)]
 JOBS = "/locations/nexus_ops.definitions/jobs"
 SLOW = 120_000
 """Milliseconds for which a page is waited for: the webserver of a busy machine takes its time."""

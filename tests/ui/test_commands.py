@@ -12,7 +12,7 @@ from operated import CLUSTER, Operated, until
 
 from nexus_ops.topology import project_folder
 
-pytestmark = [pytest.mark.sandbox_only, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.sandbox_only, pytest.mark.alone, pytest.mark.timeout(900)]
 JOB_RUN = """
 query Last($job: String!) { runsOrError(filter: {pipelineName: $job}, limit: 1) { ... on Runs { results { runId } } } }"""
 
