@@ -1,7 +1,6 @@
 """For all tests: on a real cluster those run that a cluster can serve; of each other one it is said why it did not."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ import boto3
 import pytest
 from dagster._core.storage.defs_state.base import DefsStateStorage
 
-from nexus_ops.sandbox.processes import free_port
+from nexus_ops.sandbox.processes import answers, free_port
 
 ON_A_CLUSTER = {"kubeconfig", "platform"}
 """Fixtures that lead to the cluster of NEXUS_TEST_KUBECONFIG where there is one, and to a sandbox otherwise."""
@@ -41,7 +40,7 @@ def aws() -> Iterator[str]:
     server = subprocess.Popen([sys.executable, "-m", "nexus_ops.sandbox.aws", "--port", str(port)])
     try:
         deadline = time.monotonic() + 60
-        while socket.socket().connect_ex(("127.0.0.1", port)):
+        while not answers(port):
             assert server.poll() is None, "the emulated AWS has ended"
             assert time.monotonic() < deadline, "the emulated AWS does not answer"
             time.sleep(0.1)

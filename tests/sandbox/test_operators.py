@@ -4,8 +4,9 @@ import socket
 from typing import Any
 
 from nexus_ops.health.backing import judge_postgres, judge_redis
-from nexus_ops.sandbox.controllers.data_layer import PostgresOperator, RedisOperator, answers
+from nexus_ops.sandbox.controllers.data_layer import PostgresOperator, RedisOperator
 from nexus_ops.sandbox.kube.store import Store
+from nexus_ops.sandbox.processes import answers
 
 
 def test_a_server_that_answers_is_ready_in_all_its_instances_and_one_that_does_not_in_none() -> None:

@@ -6,13 +6,13 @@ are called ready while it answers, and none while it does not. The fields are th
 
 from __future__ import annotations
 
-import socket
-from typing import Any
+from typing import Any, ClassVar
 
 from nexus_ops.sandbox.controllers.queue import Key
 from nexus_ops.sandbox.controllers.workloads import is_leaving
 from nexus_ops.sandbox.kube.clock import timestamp
 from nexus_ops.sandbox.kube.store import Event, Store
+from nexus_ops.sandbox.processes import answers
 
 Object = dict[str, Any]
 LOOK_AGAIN = 2.0
@@ -20,11 +20,11 @@ LOOK_AGAIN = 2.0
 HEALTHY, WAITING = "Cluster in healthy state", "Waiting for the instances to become active"
 
 
-class PostgresOperator:
-    """Keeps the status of CloudNativePG's Clusters."""
+class Operator:
+    """Keeps the status of the objects of one kind, by whether the server on a port answers."""
 
-    name = "cloudnative-pg"
-    kind = "clusters.postgresql.cnpg.io"
+    name: ClassVar[str]
+    kind: ClassVar[str]
 
     def __init__(self, store: Store, port: int) -> None:
         self.store = store
@@ -45,7 +45,17 @@ class PostgresOperator:
         return LOOK_AGAIN
 
     def status(self, found: Object, ready: bool) -> Object:
-        """What is said of a cluster whose server answers, or does not."""
+        """What is said of an object whose server answers, or does not."""
+        raise NotImplementedError
+
+
+class PostgresOperator(Operator):
+    """Keeps the status of CloudNativePG's Clusters."""
+
+    name = "cloudnative-pg"
+    kind = "clusters.postgresql.cnpg.io"
+
+    def status(self, found: Object, ready: bool) -> Object:
         wanted, name = found["spec"].get("instances", 1), found["metadata"]["name"]
         condition = {"type": "Ready", "status": str(ready), "lastTransitionTime": timestamp(),
                      "reason": "ClusterIsReady" if ready else "ClusterIsNotReady",
@@ -64,7 +74,7 @@ class PostgresOperator:
         }
 
 
-class RedisOperator(PostgresOperator):
+class RedisOperator(Operator):
     """Keeps the status of RedisClusters."""
 
     name = "redis-operator"
@@ -78,10 +88,3 @@ class RedisOperator(PostgresOperator):
             "readyLeaderReplicas": size if ready else 0,
             "readyFollowerReplicas": size if ready else 0,
         }
-
-
-def answers(port: int) -> bool:
-    """Whether a server takes connections on a loopback port."""
-    with socket.socket() as probe:
-        probe.settimeout(0.2)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
