@@ -25,7 +25,7 @@ THETAS = (1.5, 2.3, 4.2, 11.0)
 """The alternatives: how many times the stable's rate. Four lie close enough; a fifth costs more than it finds."""
 SHARES = (0.23, 0.24, 0.28, 0.25)
 """The weight of each alternative; one in all."""
-EARLY = 0.3
+EARLY = 0.34
 """The weight of 'it was bad from the beginning' in a rollout: large enough for that, and no late fault waits long."""
 EARLY_IN_WATCH = 0.15
 """The same in the watch: what was bad from the beginning was looked for in all stages before it."""
