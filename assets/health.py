@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import dagster as dg
 
 from nexus_ops import partitions
-from nexus_ops.assets.checking import report_check, tell_change
+from nexus_ops.assets.checking import last_evaluation, report_check, tell_change
 from nexus_ops.resources import NexusResource
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 HEALTH = dg.AssetKey("health")
 What = Literal["critical_probes", "fresh"]
+NEVER: dict[str, float] = {}
+"""The metadata of a check of freshness where there is no snapshot at all."""
 DESCRIPTIONS: dict[What, str] = {
     "critical_probes": "no critical probe of the newest snapshot has failed; one that could see nothing is a warning.",
     "fresh": "the newest snapshot is at most 15 minutes old. The schedule looks each time before it launches a run.",
@@ -130,6 +132,10 @@ def health_schedule(context: dg.ScheduleEvaluationContext, nexus: NexusResource)
             continue  # enabled since the definitions were loaded
         found = _evaluate(nexus, "fresh", cluster.name)
         if not found["passed"]:
+            key = dg.AssetCheckKey(HEALTH, check_name("fresh", cluster.name))
+            if found.get("metadata") == NEVER and last_evaluation(context.instance, key) is None:
+                # Nobody has looked yet: the run that is launched now does. It is an alarm if the next tick finds none.
+                found |= {"severity": dg.AssetCheckSeverity.WARN, "description": "the first snapshot is being taken"}
             _tell_and_report(context.instance, nexus, check_name("fresh", cluster.name), found)
     return dg.RunRequest()
 
@@ -196,5 +202,5 @@ def _evaluate(nexus: NexusResource, what: What, cluster: str) -> dict[str, Any]:
     except OperationError as error:
         return {"passed": False, "description": f"the history could not be read: {error}"}
     found = judge_freshness(key.taken if key else None, now)
-    age = {} if found.minutes is None else {"minutes": found.minutes}
+    age = NEVER if found.minutes is None else {"minutes": found.minutes}
     return {"passed": found.fresh, "description": found.why, "metadata": age}

@@ -11,6 +11,7 @@ from typing import Any
 import boto3
 import pytest
 from dagster._core.storage.defs_state.base import DefsStateStorage
+from leftovers import guard
 
 from nexus_ops.sandbox.processes import answers, free_port
 
@@ -18,6 +19,11 @@ ON_A_CLUSTER = {"kubeconfig", "platform"}
 """Fixtures that lead to the cluster of NEXUS_TEST_KUBECONFIG where there is one, and to a sandbox otherwise."""
 SANDBOX = Path(__file__).parent / "sandbox"
 LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # the workers of pytest-xdist are children of this run
+        guard()
 
 
 @pytest.fixture(autouse=True)

@@ -42,8 +42,10 @@ def show_backups(demo: Demo, cluster: str) -> None:
         began = time.monotonic()
         config = {"cluster": cluster, "tables": ["public.trades"], "dry_run": False}
         demo.wait_for_run(demo.launch("restore", {"ops": {"restore_backup": {"config": config}}}, tags[1:]))
+        after = _rows(link)
         demo.say(
-            f"   restored to latest-verified: {_rows(link)} rows are back, {time.monotonic() - began:.1f} s after the launch"
+            f"   restored to latest-verified: {after} rows are back, {time.monotonic() - began:.1f} s after the launch; "
+            f"the {before - after} newest came after that backup, and are lost"
         )
 
 

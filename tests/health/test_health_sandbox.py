@@ -222,12 +222,19 @@ def test_a_tick_of_the_schedule_tells_what_is_stale_and_launches_one_run(
     context = dg.build_schedule_context(
         instance=instance, scheduled_execution_time=now, resources={"nexus": NexusResource()}
     )
-    for _ in range(2):
+    old, new = "production-us-west-2", "production-us-east-1"
+
+    def after_a_tick() -> dict[str, dg.AssetCheckEvaluation]:
         assert len(health_schedule.evaluate_tick(context).run_requests or ()) == 1
-    assert checked(instance, "fresh", CLUSTER) is None
-    stale, never = (checked(instance, "fresh", name) for name in ("production-us-west-2", "production-us-east-1"))
-    assert stale is not None
-    assert never is not None
-    assert (stale.passed, never.passed) == (False, False)
-    assert (stale.description or "").startswith("the newest snapshot is 16.0 minutes old")
-    assert never.description == "there is no snapshot of today or yesterday"
+        assert checked(instance, "fresh", CLUSTER) is None
+        found = {name: checked(instance, "fresh", name) for name in (old, new)}
+        return {name: one for name, one in found.items() if one is not None and not one.passed}
+
+    found = after_a_tick()
+    assert found[old].severity == dg.AssetCheckSeverity.ERROR
+    assert (found[old].description or "").startswith("the newest snapshot is 16.0 minutes old")
+    assert found[new].severity == dg.AssetCheckSeverity.WARN, "the run of this tick takes the first one"
+    assert found[new].description == "the first snapshot is being taken"
+    found = after_a_tick()
+    assert found[new].severity == dg.AssetCheckSeverity.ERROR
+    assert found[new].description == "there is no snapshot of today or yesterday"
