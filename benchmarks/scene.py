@@ -21,14 +21,15 @@ VERSIONS = ("v1.0.0", "v1.1.0")
 
 
 class Scene:
-    """`with Scene(parts) as scene`: a cluster of the sandbox that runs as long as the block."""
+    """`with Scene(parts) as scene`: a cluster of the sandbox, or with `beside` all of them, that runs as long as the block."""
 
-    def __init__(self, parts: tuple[str, ...]) -> None:
+    def __init__(self, parts: tuple[str, ...], cluster: str = CLUSTER, *, beside: bool = False) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="nexus-bench-")
         self.home = Path(self._folder.name)
         self.parts = parts
+        self.clusters = None if beside else [cluster]
         self.topology = Topology.load(default_path())
-        self.cluster = self.topology.cluster(CLUSTER)
+        self.cluster = self.topology.cluster(cluster)
         self.store = ObjectStore.open((self.home / "store").as_uri())
         self.releases = ReleaseStore(self.store)
 
@@ -40,7 +41,7 @@ class Scene:
             self.releases.save(
                 build_release(self.topology, self.cluster.environment, version, catalogue, chart, values), chart
             )
-        self.state = supervisor.start(self.home, [CLUSTER], self.parts)
+        self.state = supervisor.start(self.home, self.clusters, self.parts)
         return self
 
     def __exit__(

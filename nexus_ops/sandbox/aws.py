@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sys
 import threading
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -16,6 +17,7 @@ from nexus_ops.topology import Topology
 
 Object = dict[str, Any]
 CHECK_SECONDS = 1.0
+EC2 = "moto.ec2.models"
 UNHEALTHY = "nexus.ai/sandbox-unhealthy"
 """Tag of a target group whose targets fail their health checks on demand."""
 
@@ -24,14 +26,16 @@ def serve(port: int, topology: Path | None = None) -> None:
     """Answer on a loopback port until SIGTERM or SIGINT; with a topology, EKS has its clusters."""
     from moto.server import ThreadedMotoServer  # pyright: ignore[reportMissingTypeStubs]  # has none; slow to import
 
-    check_targets()
+    known = Topology.load(topology) if topology else None
+    if known is None or any(environment.router == "alb" for environment in known.environments.values()):
+        check_targets()  # moto's load balancers take 110 MB, used or not
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
-    if topology:
-        make_clusters(Topology.load(topology), f"http://127.0.0.1:{port}")
+    if known:
+        make_clusters(known, f"http://127.0.0.1:{port}")
     stopped.wait()
     server.stop()
 
@@ -39,6 +43,11 @@ def serve(port: int, topology: Path | None = None) -> None:
 def make_clusters(topology: Topology, endpoint: str) -> None:
     """The enabled AWS clusters and their node groups, as eksctl would have made them by their ClusterConfigs."""
     from boto3.session import Session
+
+    # moto asks its EC2, which takes 110 MB, for the launch template of every node group, and does without where it cannot.
+    left_out = EC2 not in sys.modules
+    if left_out:
+        sys.modules[EC2] = None  # pyright: ignore[reportArgumentType]  # documented: an import of it fails
 
     session = Session(aws_access_key_id="sandbox", aws_secret_access_key="sandbox")
     network = {"subnetIds": ["subnet-1", "subnet-2"], "securityGroupIds": ["sg-1"]}
@@ -59,6 +68,8 @@ def make_clusters(topology: Topology, endpoint: str) -> None:
                 subnets=network["subnetIds"],
                 nodeRole=role,
             )
+    if left_out:
+        del sys.modules[EC2]
 
 
 def check_targets() -> None:

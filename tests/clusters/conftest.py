@@ -15,6 +15,7 @@ import httpx
 import pytest
 import yaml
 
+from nexus_ops.clusters.applyset import ApplySet
 from nexus_ops.clusters.client import NAMESPACE, ClusterClient
 from nexus_ops.clusters.fence import Fenced
 from nexus_ops.clusters.lease import HeldLease, acquire
@@ -95,3 +96,16 @@ def take(client: ClusterClient, namespace: str, clock: Clock) -> Callable[[], He
 @pytest.fixture
 def fenced(client: ClusterClient, take: Callable[[], HeldLease]) -> Fenced:
     return Fenced(client, take())
+
+
+@pytest.fixture
+def blue(namespace: str) -> ApplySet:
+    return ApplySet("applyset-blue", namespace)
+
+
+@pytest.fixture
+def impatient(cluster: Cluster, kubeconfig: Path) -> Iterator[ClusterClient]:
+    """A client that gives up after a second."""
+    found = ClusterClient.connect(cluster, kubeconfig=kubeconfig, patience=1.0)
+    yield found
+    found.close()

@@ -17,7 +17,7 @@ from nexus_ops.rollouts.bad import FOLDER
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.driver import Advance, advance
 from nexus_ops.rollouts.observe import COLOUR, NAME, PLATFORM
-from nexus_ops.rollouts.operations import plan_rollout, start
+from nexus_ops.rollouts.operations import plan_rollout, request_abort, start
 from nexus_ops.rollouts.plan import read_ledger
 from nexus_ops.rollouts.record import NAME as NAME_OF_RECORD
 from nexus_ops.rollouts.record import Ledger, Record
@@ -104,6 +104,7 @@ class Platform:
         """Have a version serve, whatever was before."""
         record = self.ledger().record
         if record is not None and not record.finished:
+            request_abort(self.context(), "test", "left behind by a test that failed")
             self.finish()
             record = self.record()
         if record is None or record.serving is None or record.serving.version != version:

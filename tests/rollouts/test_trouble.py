@@ -88,6 +88,7 @@ def test_a_field_that_somebody_else_has_set_ends_the_rollout_with_its_name(platf
     assert platform.at_the_edge()[0] == "v1.0.0"
 
 
+@pytest.mark.sandbox_only
 def test_a_way_back_that_is_blocked_is_told_once_and_goes_on_when_it_can(platform: Platform) -> None:
     platform.ensure("v1.0.0")
     platform.begin("v1.1.0", replace(QUICK, monitor_seconds=600))

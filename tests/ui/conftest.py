@@ -31,8 +31,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("workspace.yaml", "images.yaml", "helm"):
         (folder / name).symlink_to(project_folder() / name)
     (folder / ".venv").symlink_to(sys.prefix, target_is_directory=True)
-    quick, times = "monitor_seconds: 3, hold_seconds: 2", r"monitor_seconds: \d+, hold_seconds: \d+"
-    (folder / "topology.yaml").write_text(re.sub(times, quick, (project_folder() / "topology.yaml").read_text()))
+    topology = (project_folder() / "topology.yaml").read_text()
+    for name, seconds in {"monitor_seconds": 3, "hold_seconds": 2, "logs_seconds": 2}.items():
+        topology = re.sub(rf"{name}: \d+", f"{name}: {seconds}", topology)
+    (folder / "topology.yaml").write_text(topology)
     return folder
 
 
