@@ -7,13 +7,17 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from platform_cluster import CLUSTER, Platform
+from platform_cluster import CLUSTER, QUICK, Platform
 from test_canary import forget
 
 from nexus_ops.assets.canary import CANARY_ANALYSIS
 from nexus_ops.definitions import defs
 from nexus_ops.resources import NexusResource
 from nexus_ops.rollouts.aftercare import ACTOR
+from nexus_ops.rollouts.bad import KnownBad, find_bad
+from nexus_ops.rollouts.monitor import Health
+from nexus_ops.rollouts.operations import plan_rollout
+from nexus_ops.rollouts.record import Blame
 from nexus_ops.sensors.canary import CANARY_SENSORS
 
 pytestmark = [pytest.mark.sandbox_only]
@@ -73,6 +77,30 @@ def test_a_loss_after_the_promotion_takes_it_back_once(platform: Platform, insta
 
     assert platform.eventually(held), "what it went back to is not taken back by a machine"
     assert not results[-1].run_requests
+
+
+@pytest.mark.usefixtures("promoted")
+def test_a_release_that_failed_in_its_watch_is_refused_and_one_that_suffered_from_the_platform_is_not(
+    platform: Platform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = platform.record().candidate.release
+
+    def ticked(blames: Blame) -> bool:
+        """Whether the release is marked after a tick that finds it failing; what judges has tests of its own."""
+        found = Health("fail", "too many errors", blames=blames)
+        monkeypatch.setattr("nexus_ops.rollouts.aftercare.check_health", lambda *_: found)
+        assert tick(instance, "rollback").run_requests
+        return find_bad(platform.store, platform.ledger(), release) is not None
+
+    assert not ticked("platform")
+    assert ticked("release")
+    bad = find_bad(platform.store, platform.ledger(), release)
+    assert bad is not None
+    assert (bad.version, bad.reason) == ("v1.1.0", "failed in its watch: too many errors")
+    platform.deploy("v1.0.0")
+    with pytest.raises(KnownBad, match=r"v1\.1\.0 \(release .*failed in its watch: too many errors.*force: true"):
+        plan_rollout(platform.context(), "v1.1.0", QUICK)
+    assert plan_rollout(platform.context(), "v1.1.0", QUICK, force=True).forced
 
 
 @pytest.mark.usefixtures("promoted")
