@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
 
@@ -36,22 +36,25 @@ def show_backups(demo: Demo, cluster: str) -> None:
         f"Valkey loaded ({drilled['redis/rto_seconds']:.1f} s)"
     )
     with psycopg.connect(demo.state.clusters[cluster]["postgres"], autocommit=True) as link:
-        before = _rows(link)
-        link.execute("DROP TABLE trades")
+        with link.transaction():  # nothing is written between the count and the loss
+            link.execute("LOCK TABLE trades")
+            before, newest = _ask(link, "SELECT count(*), max(at) FROM trades")
+            link.execute("DROP TABLE trades")
         demo.say(f"     [bold red]DROP TABLE trades[/] ({before} rows)")
         began = time.monotonic()
         config = {"cluster": cluster, "tables": ["public.trades"], "dry_run": False}
         demo.wait_for_run(demo.launch("restore", {"ops": {"restore_backup": {"config": config}}}, tags[1:]))
-        after = _rows(link)
+        seconds = time.monotonic() - began
+        (back,) = _ask(link, "SELECT count(*) FROM trades WHERE at <= %s", newest)  # the agents trade on
         demo.say(
-            f"   restored to latest-verified: {after} rows are back, {time.monotonic() - began:.1f} s after the launch; "
-            f"the {before - after} newest came after that backup, and are lost"
+            f"   restored to latest-verified: {back} rows are back, {seconds:.1f} s after the launch; "
+            f"{before - back} came after that backup, and are lost"
         )
 
 
-def _rows(link: psycopg.Connection[Any]) -> int:
-    found = link.execute("SELECT count(*) FROM trades").fetchone()
-    return found[0] if found else 0
+def _ask(link: psycopg.Connection[Any], query: LiteralString, *values: Any) -> Any:
+    """The one row of an answer."""
+    return link.execute(query, values).fetchone()
 
 
 def _newest(demo: Demo, key: list[str], cluster: str) -> dict[str, Any]:
