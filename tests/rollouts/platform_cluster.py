@@ -82,10 +82,12 @@ class Platform:
 
     def finish(self, seconds: float = 90) -> Advance:
         """Advance as the sensor does, again and again, until the rollout is over."""
-        for _ in range(20):
+        deadline = time.monotonic() + 2 * seconds
+        while time.monotonic() < deadline:
             result = advance(self.context(), patience=timedelta(seconds=seconds / 3))
             if result.state in ("done", "rolled-back"):
                 return result
+            time.sleep(LOOK_AGAIN)  # what is blocked says so at once, and pods that crash come back after a while
         raise TemporaryError(f"the rollout does not end: {self.record().said}")
 
     def deploy(self, version: str, times: Settings = QUICK) -> Advance:
