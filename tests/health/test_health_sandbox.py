@@ -184,6 +184,7 @@ def test_every_check_is_of_the_newest_materialization(
 ) -> None:
     """The UI shows a check of an older one as not evaluated."""
     monkeypatch.setenv("NEXUS_STORE", (tmp_path / "store").as_uri())
+    monkeypatch.setenv("NEXUS_HOME", str(tmp_path))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     assert defs.resolve_job_def("health_of_all_clusters").execute_in_process(instance=instance).success
     newest = instance.fetch_materializations(HEALTH, limit=1).records[0]
@@ -216,6 +217,7 @@ def test_a_tick_of_the_schedule_tells_what_is_stale_and_launches_one_run(
     """Stale is told by the schedule itself: a run that never starts could not tell it."""
     now, store = datetime.now(UTC), ObjectStore.open((tmp_path / "store").as_uri())
     monkeypatch.setenv("NEXUS_STORE", store.url)
+    monkeypatch.setenv("NEXUS_HOME", str(tmp_path))
     fine = Result("nodes", True, "healthy", "fine", "", 0.1, {})
     save(store, Snapshot(CLUSTER, now - timedelta(minutes=1), (fine,)))
     save(store, Snapshot("production-us-west-2", now - timedelta(minutes=16), (fine,)))
