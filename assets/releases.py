@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from nexus_ops import partitions
+from nexus_ops.refusals import in_a_sentence
 from nexus_ops.releases.gates import GATES, Gate
 from nexus_ops.releases.waves import wave_of
 from nexus_ops.resources import NexusResource
@@ -34,6 +35,7 @@ class ReleaseConfig(dg.Config):
         "An unchanged input makes nothing new. It is rendered per cluster and colour when it is deployed."
     ),
 )
+@in_a_sentence
 def release(
     context: dg.AssetExecutionContext, config: ReleaseConfig, nexus: NexusResource
 ) -> dg.MaterializeResult[Any]:

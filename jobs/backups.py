@@ -12,8 +12,8 @@ import dagster as dg
 from pydantic import Field
 
 from nexus_ops.assets.backups import BACKUPS, CLUSTER_TAG, DRILL, backup_checks
-from nexus_ops.jobs.refusals import in_a_sentence
 from nexus_ops.partitions import TOPOLOGY
+from nexus_ops.refusals import in_a_sentence
 from nexus_ops.resources import NexusResource
 
 if TYPE_CHECKING:

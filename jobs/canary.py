@@ -5,6 +5,7 @@ from pydantic import Field
 
 from nexus_ops.assets.canary import evaluation_of
 from nexus_ops.jobs.deploy import CLUSTERS, control_job
+from nexus_ops.refusals import in_a_sentence
 from nexus_ops.resources import NexusResource
 
 EVALUATES = "evaluates"
@@ -19,6 +20,7 @@ class EvaluationConfig(dg.Config):
 
 
 @dg.op(name="evaluate", out=dg.Out(dg.Nothing), description="Judge the evidence again, and draw it.")
+@in_a_sentence
 def evaluate_canary(context: dg.OpExecutionContext, config: EvaluationConfig, nexus: NexusResource) -> None:
     """Changes nothing in the cluster, and needs no lease."""
     from nexus_ops.rollouts.evaluation import evaluate

@@ -7,9 +7,9 @@ import dagster as dg
 from pydantic import Field
 
 from nexus_ops.assets.deployments import DEPLOYMENT
-from nexus_ops.jobs.refusals import in_a_sentence
 from nexus_ops.jobs.stages import CLUSTER_TAG, drive_stages, tag_run
 from nexus_ops.partitions import TOPOLOGY
+from nexus_ops.refusals import in_a_sentence
 from nexus_ops.resources import NexusResource
 
 CLUSTERS = ", ".join(cluster.name for cluster in TOPOLOGY.enabled_clusters)

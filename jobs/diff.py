@@ -5,6 +5,7 @@ from pydantic import Field
 
 from nexus_ops.assets.deployments import DEPLOYMENT
 from nexus_ops.jobs.deploy import CLUSTERS, control_job
+from nexus_ops.refusals import in_a_sentence
 from nexus_ops.resources import NexusResource
 
 
@@ -21,6 +22,7 @@ class DiffConfig(dg.Config):
     out=dg.Out(dg.Nothing),
     description="Ask the API server by dry runs what applying the release would change; nothing is changed.",
 )
+@in_a_sentence
 def compare_with_cluster(context: dg.OpExecutionContext, config: DiffConfig, nexus: NexusResource) -> None:
     from nexus_ops.errors import PermanentError
     from nexus_ops.rollouts.drift import changes_to_live

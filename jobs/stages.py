@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from nexus_ops.assets.deployments import DEPLOYMENT
-from nexus_ops.jobs.refusals import in_a_sentence
+from nexus_ops.refusals import in_a_sentence
 from nexus_ops.resources import NexusResource
 from nexus_ops.rollouts.strategy import CANARY, TITLES, Stage
 

@@ -38,10 +38,11 @@ class TemporaryError(OperationError):
 class UnknownName(PermanentError):
     """A name that is not declared; the message lists the ones that are."""
 
-    def __init__(self, kind: str, name: str, known: list[str], *, target: str | None = None) -> None:
+    def __init__(
+        self, kind: str, name: str, known: list[str], *, target: str | None = None, todo: str | None = None
+    ) -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
+        listed = f"Known: {', '.join(self.known) or 'none'}."
         super().__init__(
-            f"there is no {kind} named {name!r}.",
-            target=target,
-            todo=f"Known: {', '.join(self.known) or 'none'}.",
+            f"there is no {kind} named {name!r}.", target=target, todo=f"{listed} {todo}" if todo else listed
         )

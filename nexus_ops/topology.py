@@ -35,6 +35,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
 CpuQuantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?m?$")]
 MemoryQuantity = Annotated[str, Field(pattern=r"^[0-9]+(Ki|Mi|Gi|Ti)$")]
 Count = Annotated[int, Field(ge=0, le=5000)]
+Seconds = Annotated[int, Field(ge=0, le=7 * 24 * 3600)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -77,21 +78,21 @@ class RolloutDefaults(Declaration):
     """How rollouts of an environment go, unless a deploy says otherwise. Times in seconds."""
 
     strategy: StrategyName = "blue-green"
-    monitor_seconds: Count
+    monitor_seconds: Seconds
     """How long the new colour is watched when it has all traffic."""
-    hold_seconds: Count
+    hold_seconds: Seconds
     """How long the old colour is then kept as the way back, and the new one watched on."""
-    bake_seconds: Count = 300
+    bake_seconds: Seconds = 300
     """How long each share of a canary is watched."""
     gates: tuple[Name, ...] = ()
     """Stages that a person has to let begin (job `approve`)."""
     min_requests: Count = 0
     """So many requests of the candidate must have been seen in a bake before it is over."""
-    insufficient_seconds: Count = 300
+    insufficient_seconds: Seconds = 300
     """How long a bake goes on without a verdict before the rollout is given up."""
-    error_seconds: Count = 120
+    error_seconds: Seconds = 120
     """How long nothing may be measured while the candidate serves before the rollout is given up."""
-    logs_seconds: Count = 120
+    logs_seconds: Seconds = 120
     """How long a candidate that failed is kept without traffic, for its logs."""
 
 
@@ -250,7 +251,7 @@ class Topology(Declaration):
         try:
             return cls.model_validate(_with_names_and_defaults(cast(Document, document), source))
         except ValidationError as error:
-            raise TopologyError(_first_problem(error), target=source) from None
+            raise TopologyError(first_problem(error), target=source) from None
 
     def cluster(self, name: str) -> Cluster:
         """The cluster of this name, or `UnknownName` with the ones there are."""
@@ -386,7 +387,8 @@ def _merged(base: Document, over: Document) -> Document:
     return result
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
+    """The first thing that is wrong with a declaration, in a sentence: where, and what is allowed."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part not in ("str", "SecretKey"))
     what = first["msg"].removeprefix("Value error, ")

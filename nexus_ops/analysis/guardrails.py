@@ -41,6 +41,9 @@ def breaches(
         compared = reference if metric.scope == "platform" else None
         if metric.worse_than_stable:
             compared = stable.get(level.component)
+            if compared is None:  # it serves nothing, and is no measure
+                still.pop(level.component, None)
+                continue
         broken = metric.breached(level.value) and (compared is None or metric.worse(level.value, compared))
         if not broken:
             still.pop(level.component, None)

@@ -238,7 +238,7 @@ def _watch_limits(plan: Plan, state: State, sample: Sample) -> State:
         found: list[Breach] = []
         if isinstance(metric, Alert):
             found = firing(metric, answer.levels, plan.candidate, plan.baseline)
-        elif isinstance(metric, Guardrail):
+        elif isinstance(metric, Guardrail) and (metric.watched or not plan.watch):
             if metric.scope == "platform" and answer.levels:
                 baseline.setdefault(metric.name, answer.levels[0].value)
             broken[metric.name], found = breaches(

@@ -86,8 +86,10 @@ class Guardrail(Metric):
     above: float | None = None
     below: float | None = None
     for_seconds: Seconds = 0.0
-    worse_than_stable: bool = False
-    """Of a colour: no breach where the stable colour is at least as bad."""
+    worse_than_stable: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Of a colour: no breach below so many times the stable colour's value; 0: not compared."""
+    watch: bool = True
+    """Whether it takes a release back in the watch, too, when what breaks it may be another load than the day's before."""
 
     @model_validator(mode="after")
     def _one_limit(self) -> Guardrail:
@@ -95,6 +97,8 @@ class Guardrail(Metric):
             raise ValueError("exactly one of 'above' and 'below' is to be given")
         if self.worse_than_stable and self.scope == "platform":
             raise ValueError("worse_than_stable needs scope: colour; the platform has no colours")
+        if self.worse_than_stable and self.above is None:
+            raise ValueError("worse_than_stable needs 'above': it is a multiple of the stable colour's value")
         return self
 
     def queries(self) -> Mapping[str, str]:
@@ -103,8 +107,15 @@ class Guardrail(Metric):
     def breached(self, value: float) -> bool:
         return value > self.above if self.above is not None else value < (self.below or 0.0)
 
+    @property
+    def watched(self) -> bool:
+        """Whether it holds in the watch, where the stable colour serves nothing that could be compared."""
+        return self.watch and not self.worse_than_stable
+
     def worse(self, value: float, reference: float) -> bool:
-        return value > reference if self.above is not None else value < reference
+        """Than the platform was when the rollout began, or than the stable colour is."""
+        limit = reference * (self.worse_than_stable or 1.0)
+        return value > limit if self.above is not None else value < limit
 
 
 class Alert(Metric):

@@ -10,7 +10,7 @@ from nexus_ops.backups.catalogue import Listed, Note
 from nexus_ops.backups.context import BackupContext
 from nexus_ops.backups.operations import claimed, take_backup
 from nexus_ops.backups.reading import BundleReader
-from nexus_ops.errors import PermanentError
+from nexus_ops.errors import PermanentError, UnknownName
 
 KEPT = timedelta(days=30)
 """How long the safety backup is pinned."""
@@ -59,7 +59,8 @@ class Plan:
             f"- last time it took: {f'{self.last_seconds:.1f} s' if self.last_seconds is not None else 'unknown, no drill has restored it'}",
         ]
         if self.is_empty:
-            lines.append("- overwritten: nothing, the target is empty")
+            of_it = "it has none of these tables" if self.tables else "it is empty"
+            lines.append(f"- overwritten: nothing in the target, {of_it}")
         else:
             lines += ["- overwritten, after a safety backup:", "", "| what | about |", "|---|---|"]
             lines += [f"| {name} | {count} |" for name, count in list(self.overwritten.items())[:50]]
@@ -126,6 +127,9 @@ def plan(
         overwritten["keys"] = keys_in(Address.parse(target.url()))
     else:
         chosen = _databases(listed, target, databases)
+        if unclear := [name for name in tables if "." not in name]:
+            todo = "Write it as schema.table, for example public.trades."
+            raise PermanentError(f"the table {unclear[0]!r} has no schema.", target=f"backup {listed.id}", todo=todo)
         overwritten = _overwritten(target, chosen, tables)
     return Plan(
         listed=listed,
@@ -178,16 +182,17 @@ def restore(source: BackupContext, target: BackupContext, planned: Plan, named_a
 
 def _databases(listed: Listed, target: BackupContext, wanted: Sequence[str]) -> tuple[str, ...]:
     """The databases that are restored: those that are named, else the one of the target's DSN."""
+    held = list(listed.manifest.postgres.databases) if listed.manifest.postgres else []
+    if held and (unknown := [name for name in wanted if name not in held]):
+        raise UnknownName("database", unknown[0], held, target=f"backup {listed.id}")
     if wanted:
         return tuple(wanted)
     from nexus_ops.backups.postgres.connection import describe
 
     name = describe(target.url()).rpartition("/")[2]
     if not name:
-        known = ", ".join(listed.manifest.postgres.databases) if listed.manifest.postgres else ""
-        raise PermanentError(
-            "the DSN names no database.", target=target.cluster.name, todo=f"Name databases; the backup holds {known}."
-        )
+        todo = f"Name databases; the backup holds {', '.join(held)}."
+        raise PermanentError("the DSN names no database.", target=target.cluster.name, todo=todo)
     return (name,)
 
 

@@ -78,7 +78,8 @@ class ReleaseStore:
         found = [build for build in builds if build.version == version]
         if not found:
             known = sorted({build.version for build in builds})
-            raise UnknownName(f"release of {environment}", version, known, target="releases")
+            build = f"A version that images.yaml names is built by materialising the asset `release` of {environment}."
+            raise UnknownName(f"release of {environment}", version, known, target="releases", todo=build)
         return self.load(found[-1].digest)
 
     def latest(self, environment: str) -> Release | None:

@@ -10,7 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from nexus_ops.topology import RolloutDefaults, StrategyName
+from pydantic import ValidationError
+
+from nexus_ops.errors import PermanentError
+from nexus_ops.topology import RolloutDefaults, StrategyName, first_problem
 
 Kind = Literal["validate", "deploy", "smoke", "bake", "switch", "clean-up"]
 """What a stage does. `bake`: give the candidate its share of the traffic, and watch it for a time; `switch`: give it all
@@ -93,10 +96,17 @@ TITLES: dict[str, str] = {
 }
 
 
-def settings_of(defaults: RolloutDefaults, **chosen: Any) -> Settings:
-    """The settings of a rollout: what was chosen for it (None: nothing was), else its environment's."""
+def settings_of(defaults: RolloutDefaults, *, adopt: bool = False, **chosen: Any) -> Settings:
+    """The settings of a rollout: what was chosen for it (None: nothing was), else its environment's.
+
+    What is chosen is held to the same limits as what is declared; `PermanentError` says which of it is beyond them.
+    """
     values: dict[str, Any] = defaults.model_dump() | {key: value for key, value in chosen.items() if value is not None}
-    return Settings(**values)
+    try:
+        fitting = RolloutDefaults.model_validate(values)
+    except ValidationError as error:
+        raise PermanentError(first_problem(error), target="the rollout's settings") from None
+    return Settings(**fitting.model_dump(), adopt=adopt)
 
 
 def names(stages: Iterable[Stage]) -> list[str]:

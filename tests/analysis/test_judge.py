@@ -178,11 +178,23 @@ def test_a_candidate_of_which_no_pod_answers_fails_within_seconds() -> None:
 
 def test_an_error_rate_that_the_stable_colour_has_too_is_no_breach() -> None:
     platform = Platform()
-    both = (Level("risk-manager", "blue", "", 0.5), Level("risk-manager", "green", "", 0.5))
-    platform.levels["agent-error-rate"] = both
-    assert judge(new_plan(), platform.looks(30)).verdict != "fail"
-    platform.levels["agent-error-rate"] = (both[0], Level("risk-manager", "green", "", 0.6))
+    stable = Level("risk-manager", "blue", "", 0.5)
+    platform.levels["agent-error-rate"] = (stable, Level("risk-manager", "green", "", 1.4))
+    assert judge(new_plan(), platform.looks(30)).verdict != "fail", "errors a second of equals differ by chance"
+    platform.levels["agent-error-rate"] = (stable, Level("risk-manager", "green", "", 1.6))
     assert judge(new_plan(), platform.looks(30)).verdict == "fail"
+
+
+@pytest.mark.parametrize("left", [(), (Level("risk-manager", "blue", "", 0.0),)])
+def test_in_the_watch_what_depends_on_the_load_is_no_reason_to_go_back(left: tuple[Level, ...]) -> None:
+    """The old colour serves nothing any more: it has no errors a second, or no pods. Losses are losses all the same."""
+    platform, plan = Platform(), replace(new_plan(), watch=True, baseline={"node-cpu": 30.0, "portfolio-pnl": 1200.0})
+    platform.levels["agent-error-rate"] = (*left, Level("risk-manager", "green", "", 0.6))
+    platform.levels["node-cpu"] = (Level("", "", "", 95.0),)
+    assert judge(plan, platform.looks(60)).verdict != "fail"
+    assert judge(replace(plan, watch=False), platform.looks(60)).verdict == "fail"
+    platform.levels["portfolio-pnl"] = (Level("", "", "", -25_000.0),)
+    assert judge(plan, platform.looks(1)).verdict == "fail"
 
 
 @pytest.mark.parametrize(("colour", "verdict_", "blames"), [("green", "fail", "release"), ("", "fail", "platform")])

@@ -8,7 +8,6 @@ from typing import Any
 import dagster as dg
 import pytest
 from platform_cluster import CLUSTER, QUICK, Platform
-from test_canary import forget
 
 from nexus_ops.assets.canary import CANARY_ANALYSIS
 from nexus_ops.definitions import defs
@@ -32,7 +31,6 @@ def promoted(platform: Platform) -> Generator[None]:
     yield
     for version in ("v1.0.0", "v1.1.0"):
         platform.admin("PUT", f"/behaviours/{version}", {"pnl": 1200})
-    forget(platform)
 
 
 def tick(instance: dg.DagsterInstance, name: str, cursor: str | None = None) -> Any:

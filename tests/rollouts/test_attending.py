@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from platform_cluster import CLUSTER, Platform
-from test_canary import LONG, bakes, drive, forget
+from test_canary import LONG, bakes, drive
 from witness import witness
 
 from nexus_ops.clusters.client import ClusterClient
@@ -37,7 +37,6 @@ def canary(platform: Platform) -> Generator[Record]:
         if not platform.record().finished:
             request_abort(platform.context(), "test", "the test is over")
             platform.finish()
-    forget(platform)
 
 
 def tick(instance: dg.DagsterInstance, cursor: str | None = None) -> Any:

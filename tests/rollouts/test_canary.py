@@ -141,28 +141,13 @@ def test_a_failed_candidate_is_cut_kept_for_its_logs_marked_and_refused_until_it
     assert "logs can be read" in advance(context, patience=timedelta(seconds=1)).why
     assert end(platform).state == "rolled-back"
     assert platform.eventually(lambda: colour not in {own for _, own in platform.pods()})
-    try:
-        with pytest.raises(KnownBad, match=r"v1\.1\.0 \(release .*\) failed on staging-us-west-2 .*force: true"):
-            plan_rollout(context, "v1.1.0", TIMES)
-        assert platform.store.exists(f"bad-releases/{release}.json"), "other clusters know it, too"
-        forced = plan_rollout(context, "v1.1.0", TIMES, force=True)
-        assert "**Forced.** v1.1.0" in forced.to_markdown()
-        assert start(context, forced, "test").forced
-        assert end(platform).state == "rolled-back"
-    finally:
-        forget(platform)
-
-
-def forget(platform: Platform) -> None:
-    """Take the marks of bad releases away, as a person would who has found another cause."""
-    context = platform.context()
-    space = context.cluster.ops_namespace
-    found = context.client.get(CONFIG_MAP, "rollout", space)
-    assert found is not None
-    found["data"].pop("bad", None)
-    context.client.replace(found, manager="test")
-    for key in platform.store.list("bad-releases"):
-        (platform.home / "store" / key).unlink()
+    with pytest.raises(KnownBad, match=r"v1\.1\.0 \(release .*\) failed on staging-us-west-2 .*force: true"):
+        plan_rollout(context, "v1.1.0", TIMES)
+    assert platform.store.exists(f"bad-releases/{release}.json"), "other clusters know it, too"
+    forced = plan_rollout(context, "v1.1.0", TIMES, force=True)
+    assert "**Forced.** v1.1.0" in forced.to_markdown()
+    assert start(context, forced, "test").forced
+    assert end(platform).state == "rolled-back"
 
 
 def test_a_rollout_that_was_aborted_leaves_no_mark_and_is_tried_again(platform: Platform) -> None:
