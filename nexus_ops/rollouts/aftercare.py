@@ -66,4 +66,5 @@ def no_way_back(context: RolloutContext, ledger: Ledger, record: Record) -> str:
 def mark_bad(context: RolloutContext, record: Record, health: Health) -> None:
     """Have a release refused that failed in its watch; one that suffered from the platform is as good as it was."""
     if health.blames == "release":
-        remember_bad(context.store, replace(record, reason=f"failed in its watch: {health.reason}"))
+        now = context.clock().isoformat()
+        remember_bad(context.store, replace(record, updated=now, reason=f"failed in its watch: {health.reason}"))

@@ -77,8 +77,8 @@ def fetched(context: RolloutContext, record: Record, case: Case, times: Sequence
     rules = case.plan.rules
 
     def described(time: float) -> tuple[str, int | None]:
-        started = [s for s in record.stages if s.started and moment(s.started).timestamp() <= time]
-        return (started[-1].name, started[-1].weight) if started else ("", None)
+        begun = [s for s in record.stages if (since := s.judged_since) and moment(since).timestamp() <= time]
+        return (begun[-1].name, begun[-1].weight) if begun else ("", None)
 
     live = _asked(context, case, times, queries(rules.metrics.values()))
     samples = looks(rules, live, times, described)

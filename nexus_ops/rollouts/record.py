@@ -47,6 +47,8 @@ class StageState:
     until: str | None = None
     """When its bake or hold is over, once that has begun."""
     ended: str | None = None
+    moved: str | None = None
+    """When traffic was first to move for it; a stage that waits at its gate has started, and has moved none."""
     note: str = ""
     verdict: str = ""
     """By which it ended, where it was a bake."""
@@ -62,6 +64,12 @@ class StageState:
     def watched(self) -> bool:
         """Whether the candidate is judged by its metrics in it, once it has traffic."""
         return self.weight > 0
+
+    @property
+    def judged_since(self) -> str | None:
+        """From when on requests are this stage's: of a share from when it was asked for, not while a person was waited for."""
+        is_at_a_gate = 0 < self.weight < 100 and not (self.until or self.ended)
+        return self.moved or (None if is_at_a_gate else self.started)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from nexus_ops.rollouts.decision import Decision, Observed, Pods
 from nexus_ops.rollouts.monitor import guardrails_of, platform_values
 from nexus_ops.rollouts.observe import observe_pods
 from nexus_ops.rollouts.prerequisites import check_prerequisites
-from nexus_ops.rollouts.record import NAME, BadRelease, Event, Reason, Record, draining_key, with_bad
+from nexus_ops.rollouts.record import NAME, BadRelease, Event, Reason, Record, draining_key, moment, with_bad
 from nexus_ops.rollouts.routers import TrafficRouter
 from nexus_ops.rollouts.smoke import FILE, ask, read_questions
 from nexus_ops.topology import Colour, project_folder
@@ -186,17 +186,24 @@ class Steps:
     def _weight(self, record: Record, decision: Decision) -> Advance | None:
         weight, colour = decision.weight or 0, record.candidate.colour
         if record.phase == "running" and weight > record.weight and (blocked := self._cannot_be_reached(colour)):
-            if self._is_late(record):
+            if self._is_late(record if record.stage and record.stage.moved else self.write(self._moving)):
                 raise Failed(f"traffic cannot be sent to {colour}: {blocked}", target=self.context.cluster.name)
             return None if self.left() > 0 else Advance("waiting", record, f"traffic waits: {blocked}")
         self.route(record, weight)
         now = self.context.clock().isoformat()
-        self.write(lambda current: replace(current, weight=weight, weight_since=now, observed=None))
+        self.write(lambda current: replace(self._moving(current), weight=weight, weight_since=now, observed=None))
+
+    def _moving(self, record: Record) -> Record:
+        """The record with when traffic was first to move for its present stage."""
+        stage = record.stage
+        if stage is None or stage.moved or record.phase != "running":
+            return record
+        return record.with_stage(stage.name, moved=self.context.clock().isoformat())
 
     def _is_late(self, record: Record) -> bool:
-        """Whether the present stage has lasted longer than pods may take to become ready."""
+        """Whether traffic has waited longer than pods may take to become ready."""
         stage = record.stage
-        began = datetime.fromisoformat(stage.started) if stage and stage.started else self.context.clock()
+        began = moment(stage.moved) if stage and stage.moved else self.context.clock()
         return (self.context.clock() - began).total_seconds() > record.settings.ready_seconds
 
     def _cannot_be_reached(self, colour: Colour) -> str:

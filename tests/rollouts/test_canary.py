@@ -30,7 +30,7 @@ from nexus_ops.rollouts.operations import (
     unpause,
 )
 from nexus_ops.rollouts.plan import RolloutActive, settings_for
-from nexus_ops.rollouts.record import Record
+from nexus_ops.rollouts.record import Record, moment
 from nexus_ops.topology import project_folder
 
 pytestmark = [pytest.mark.sandbox_only, pytest.mark.alone]
@@ -111,12 +111,18 @@ def test_a_pause_a_gate_and_an_approval_by_people(platform: Platform) -> None:
             unpause(platform.context())
         record = drive(platform, lambda record: "begins when a person lets it" in record.said)
         assert (record.weight, record.observed) == (5, 5)
+        assert record.stage is not None
+        assert record.stage.judged_since is None, "requests of the wait are those of the share before"
         pause(platform.context(), "somebody", "lunch")
         approve(platform.context(), "somebody")
         drive(platform, lambda record: "somebody paused it: lunch" in record.said)
         assert platform.record().weight == 5
+        unpaused = platform.context().clock()
         unpause(platform.context())
-        drive(platform, bakes("canary-10"))
+        stage = drive(platform, bakes("canary-10")).stage
+        assert stage is not None
+        assert stage.judged_since is not None
+        assert moment(stage.judged_since) >= unpaused
         promote(platform.context(), "somebody", "it is fine")
         assert platform.finish().state == "done"
     weights = {stage.name: stage.until for stage in platform.record().stages}
