@@ -30,6 +30,9 @@ OF_EACH = {
     "read_back": "every bundle was read back, and is what was written.",
     "plausible": "the backup is not less than half of the one before.",
 }
+OWN = "cloudnativepg"
+"""The check of PostgreSQL's second backup. It blocks nothing: the drill restores ours."""
+OF_OWN = "where CloudNativePG runs the server, its own backup is completed and the log that it needs is in its archive."
 What = Literal["fresh", "verified", "retained", "copied"]
 OVER_TIME: dict[What, str] = {
     "fresh": "the newest backup ended at most 26 hours ago.",
@@ -63,7 +66,8 @@ def _asset(system: "System", kinds: set[str], description: str) -> dg.AssetsDefi
         check_specs=[
             dg.AssetCheckSpec(name, asset=BACKUPS[system], blocking=True, description=text)
             for name, text in OF_EACH.items()
-        ],
+        ]
+        + ([dg.AssetCheckSpec(OWN, asset=BACKUPS[system], description=OF_OWN)] if system == "postgresql" else []),
     )
     def backup(context: dg.AssetExecutionContext, nexus: NexusResource) -> Iterator[Any]:
         from nexus_ops.backups.operations import take_backup
@@ -71,11 +75,10 @@ def _asset(system: "System", kinds: set[str], description: str) -> dg.AssetsDefi
         database = nexus.backups(context.partition_key, system, report=context.log.info)
         taken = take_backup(database, f"run-{context.run.run_id[:8]}")
         yield dg.MaterializeResult(metadata=_metadata(taken))
-        for name, answer in (
-            ("complete", taken.complete),
-            ("read_back", taken.read_back),
-            ("plausible", taken.plausible),
-        ):
+        answers = {"complete": taken.complete, "read_back": taken.read_back, "plausible": taken.plausible}
+        if system == "postgresql":
+            answers[OWN] = taken.own
+        for name, answer in answers.items():
             yield dg.AssetCheckResult(check_name=name, passed=answer.passed, description=answer.why)
         if not taken.copied.passed:
             context.log.warning("Not copied to the second store: %s", taken.copied.why)
@@ -216,6 +219,7 @@ def _summary(taken: "Taken") -> str:
         ("read back", taken.read_back.why),
         ("plausible", taken.plausible.why),
         ("second region", taken.copied.why),
+        *([("CloudNativePG's own", taken.own.why)] if manifest.postgres else []),
         ("encrypted", "yes" if manifest.recipients else "**no: no recipient is named (NEXUS_BACKUP_RECIPIENTS)**"),
         *(("warning", warning) for warning in manifest.warnings),
     ]

@@ -51,6 +51,8 @@ class PostgresqlBackups(_Declared):
     """physical: the whole server, by replication. logical: where that is refused, as by managed services."""
     database: str | None = None
     """Of a logical backup; left out: the URL's."""
+    cnpg: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")] | None = None
+    """The CloudNativePG Cluster in the data namespace that runs it: its own backup is taken, too, and awaited."""
 
     @model_validator(mode="after")
     def _database_of_logical(self) -> PostgresqlBackups:

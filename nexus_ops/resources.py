@@ -104,6 +104,8 @@ class NexusResource(dg.ConfigurableResource[None]):
             ),
             identity=vault.load_identity,
             scratch=state_folder() / "scratch",
+            connect=lambda: ClusterClient.connect(found),
+            cnpg_archive=vault.cnpg_archive,
             report=report,
         )
 

@@ -26,6 +26,8 @@ from nexus_ops.storage import ObjectStore
 from nexus_ops.topology import Cluster
 
 SECRET = Kind("v1", "Secret")
+CNPG_ARCHIVE = "cnpg-archive"
+"""The folder of the state folder in which the sandbox's stand-in for CloudNativePG archives."""
 SYSTEMS: tuple[System, System] = ("postgresql", "redis")
 
 
@@ -55,6 +57,10 @@ class BackupContext:
     """Who can read the backups; None: they are not encrypted, or nobody named it."""
     scratch: Path
     """A folder for scratch servers."""
+    connect: Callable[[], ClusterClient]
+    """A client of the cluster; the caller closes it."""
+    cnpg_archive: str = ""
+    """Where CloudNativePG's archive is reached from here (a URL); empty: where its ObjectStore says."""
     report: Callable[[str], None] = lambda _: None
     clock: Callable[[], datetime] = _now
 
@@ -128,13 +134,15 @@ class Vault:
     recipients: tuple[str, ...]
     identity: str
     """A reference to the identity (encryption.Identity.load); empty: none."""
+    cnpg_archive: str
+    """The URL under which CloudNativePG's archive is reached from here; empty: the one of its ObjectStore."""
 
     @classmethod
     def open(cls, home: Path, default_store: str, environment: Mapping[str, str] = os.environ) -> Vault:
-        """NEXUS_BACKUP_STORE, NEXUS_BACKUP_DR_STORE, NEXUS_BACKUP_RECIPIENTS and NEXUS_BACKUP_IDENTITY.
+        """NEXUS_BACKUP_STORE, _DR_STORE, _RECIPIENTS and _IDENTITY, and NEXUS_CNPG_ARCHIVE.
 
-        With none of them, as on one machine: the store of everything else, a second one in the state folder, and the identity that
-        the sandbox put there.
+        With none of them, as on one machine: the store of everything else, a second one in the state folder, and the identity and
+        the archive of CloudNativePG's stand-in that the sandbox put there.
         """
         key = home / "backup-identity.txt"
         identity = environment.get("NEXUS_BACKUP_IDENTITY") or (str(key) if key.exists() else "")
@@ -144,7 +152,9 @@ class Vault:
         url = environment.get("NEXUS_BACKUP_STORE") or default_store
         is_local = not environment.get("NEXUS_BACKUP_STORE") and url.startswith("file:")
         second = environment.get("NEXUS_BACKUP_DR_STORE") or ((home / "dr-store").as_uri() if is_local else "")
-        return cls(ObjectStore.open(url), ObjectStore.open(second) if second else None, recipients, identity)
+        sandboxed = home / CNPG_ARCHIVE
+        archive = environment.get("NEXUS_CNPG_ARCHIVE") or (sandboxed.as_uri() if sandboxed.exists() else "")
+        return cls(ObjectStore.open(url), ObjectStore.open(second) if second else None, recipients, identity, archive)
 
     def load_identity(self) -> Identity | None:
         return Identity.load(self.identity) if self.identity else None

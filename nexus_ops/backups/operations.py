@@ -6,7 +6,7 @@ A backup is taken, read back and copied to the second store; a drill restores th
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -32,6 +32,8 @@ class Taken:
     read_back: Answer
     plausible: Answer
     copied: Answer
+    own: Answer
+    """Whether CloudNativePG's own backup is good, where it runs the server."""
 
     @property
     def seconds(self) -> float:
@@ -77,7 +79,9 @@ def take_backup(context: BackupContext, holder: str) -> Taken:
     """Take a backup, read every bundle of it back, and copy it; `ClaimHeld` when one is being taken already."""
     with claimed(context, "backup", holder) as held:
         before = newest(context)
-        listed = _take(context, held)
+        with own_backup(context) as own:  # it runs beside ours
+            listed = _take(context, held)
+            taken = own()
         manifest = listed.manifest
         context.report(f"{listed.id}: {manifest.size / 1e6:.1f} MB, stored {manifest.stored_size / 1e6:.1f} MB")
         return Taken(
@@ -87,7 +91,43 @@ def take_backup(context: BackupContext, holder: str) -> Taken:
             _answer(verify(context.catalogue, listed.id, context.identity(), tell=_tell(context))),
             is_plausible(manifest, before.manifest if before else None),
             copy_to_second(context, listed),
+            taken,
         )
+
+
+@contextmanager
+def own_backup(context: BackupContext) -> Generator[Callable[[], Answer]]:
+    """Have CloudNativePG take its own backup, where it runs the server; what is called waits for it.
+
+    What goes wrong with it is an answer: ours is the independent copy, and is taken all the same.
+    """
+    declared = context.declared.postgresql
+    if context.system != "postgresql" or declared is None or declared.cnpg is None:
+        yield lambda: Answer(True, "CloudNativePG does not run it")
+        return
+    from nexus_ops.backups.postgres import cnpg
+
+    client, namespace = context.connect(), context.cluster.data_namespace
+    try:
+        try:
+            name = cnpg.ask(client, namespace, declared.cnpg, now=context.clock())
+            archive = cnpg.archive_of(client, namespace, declared.cnpg, context.cnpg_archive)
+        except OperationError as error:
+            refused = Answer(False, str(error))
+            yield lambda: refused
+            return
+        context.report(f"CloudNativePG takes its own backup, {name}")
+
+        def result() -> Answer:
+            try:
+                good = cnpg.await_good(client, namespace, name, archive, seconds=cnpg.AWAIT_SECONDS)
+            except OperationError as error:
+                return Answer(False, str(error))
+            return Answer(True, f"{name}: its log, {good.begin_wal} to {good.end_wal}, is in the archive")
+
+        yield result
+    finally:
+        client.close()
 
 
 def _take(context: BackupContext, held: Claim) -> Listed:

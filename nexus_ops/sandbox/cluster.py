@@ -21,7 +21,7 @@ from nexus_ops.errors import OperationError
 from nexus_ops.sandbox import add_ons
 from nexus_ops.sandbox.admin import DISCOVERY, Admin
 from nexus_ops.sandbox.certificates import make_certificate
-from nexus_ops.sandbox.controllers.data_layer import PostgresOperator, RedisOperator
+from nexus_ops.sandbox.controllers.data_layer import PostgresBackups, PostgresOperator, RedisOperator
 from nexus_ops.sandbox.controllers.disruption import DisruptionController
 from nexus_ops.sandbox.controllers.endpoints import AutoscalerController, EndpointsController
 from nexus_ops.sandbox.controllers.jobs import JobController
@@ -138,6 +138,9 @@ async def serve(config: dict[str, Any]) -> None:
     ):
         runner.add(controller(store))
     runner.add(PostgresOperator(store, ports["postgres"]))
+    backups = PostgresBackups(store, postgres, Path(config.get("cnpg_archive") or folder / "cnpg-archive"))
+    if "postgres" in parts:
+        runner.add(backups)
     runner.add(RedisOperator(store, ports["valkey"]))
     images = versions(Path(config["images"])) | add_ons.images(topology)
     kubelet = Kubelet(store, images, behaviours(), journal)
@@ -179,6 +182,7 @@ async def serve(config: dict[str, Any]) -> None:
     )
     await kubelet.stop()
     runner.stop()
+    backups.stop()
     await asyncio.gather(api.cleanup(), admin.cleanup(), sei.cleanup())
 
 

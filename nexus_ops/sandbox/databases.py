@@ -112,6 +112,11 @@ class Postgres(Server):
         """The DSN of the platform's database, by its owner (a superuser)."""
         return f"postgresql://{OWNER}:{self._password}@127.0.0.1:{self.port}/{DATABASE}"
 
+    @property
+    def data(self) -> Path:
+        """The server's files."""
+        return self._data
+
     async def start(self) -> None:
         """Make the data folder where there is none, and serve."""
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ from typing import Any
 import psutil
 import yaml
 
+from nexus_ops.backups.context import CNPG_ARCHIVE
 from nexus_ops.backups.encryption import write_identity
 from nexus_ops.errors import PermanentError, TemporaryError
 from nexus_ops.sandbox.executables import executable, last_line
@@ -105,6 +106,7 @@ def _start(
 ) -> State:
     (home / "log").mkdir(parents=True, exist_ok=True)
     write_identity(home / "backup-identity.txt")
+    (home / CNPG_ARCHIVE).mkdir(exist_ok=True)
     processes: dict[str, subprocess.Popen[bytes]] = {}
     births: dict[str, int] = {}
     endpoint = ""
@@ -126,7 +128,7 @@ def _start(
                 "cluster": name, "topology": str(path.absolute()), "images": os.environ.get("NEXUS_IMAGES") or str(project_folder() / "images.yaml"),
                 "folder": str(folder), "templates": str(home / "templates"),
                 "parts": [part for part in parts if part in CLUSTER_PARTS], "ports": ports,
-                "aws": endpoint,
+                "aws": endpoint, "cnpg_archive": str(home / CNPG_ARCHIVE),
             }  # fmt: skip
             spawn(name, ["-m", f"{MARK}.cluster", "--config", json.dumps(config)])
         if endpoint:

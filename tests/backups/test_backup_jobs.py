@@ -119,7 +119,7 @@ def test_a_night_backs_up_both_databases_and_the_drill_proves_them(scene: Scene,
     result = run(instance, "backup")
     assert result.success
     evaluated = {one.check_name: one.passed for one in result.get_asset_check_evaluations()}
-    assert evaluated == {"complete": True, "read_back": True, "plausible": True}
+    assert evaluated == {"complete": True, "read_back": True, "plausible": True, "cloudnativepg": True}
     postgresql, redis = (reported(instance, key) for key in BACKUPS.values())
     assert (postgresql["kind"], postgresql["encrypted"], postgresql["copied"]) == ("physical", True, True)
     assert redis["keys"] == 301

@@ -1,24 +1,38 @@
-"""CloudNativePG's resources, in the sandbox's API with the operator's own schemas. No operator runs: its part is played by the test."""
+"""CloudNativePG's resources, in the sandbox's API with the operator's own schemas.
+
+Where no PostgreSQL runs no operator does: its part is played by the test. Where one does, the sandbox's stand-in takes the backups.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 from backup_scene import AT
 
+from nexus_ops.assets.backups import BACKUPS
+from nexus_ops.backups.context import BackupContext
+from nexus_ops.backups.operations import take_backup
+from nexus_ops.backups.postgres import cnpg
 from nexus_ops.backups.postgres.cnpg import (
+    AWAIT_SECONDS,
     BACKUP,
     CLUSTER,
+    OBJECT_STORE,
     PLUGIN,
     BackupFailed,
     Recovery,
     WalMissing,
     apply,
+    archive_of,
+    ask,
     await_good,
     cluster_from_scratch,
     plan,
@@ -28,7 +42,9 @@ from nexus_ops.backups.postgres.cnpg import (
 from nexus_ops.clusters.client import NAMESPACE, ClusterClient
 from nexus_ops.clusters.fence import Fenced
 from nexus_ops.clusters.lease import acquire
+from nexus_ops.definitions import defs
 from nexus_ops.errors import PermanentError, TemporaryError
+from nexus_ops.resources import NexusResource
 from nexus_ops.sandbox import supervisor
 from nexus_ops.storage import ObjectStore
 from nexus_ops.topology import Topology, default_path
@@ -55,9 +71,9 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterClient]:
     supervisor.stop(home)
 
 
-def live() -> Object:
+def live(server_name: str = NAME) -> Object:
     """The Cluster as the chart makes it."""
-    parameters = {"barmanObjectName": "postgresql-backups", "serverName": NAME}
+    parameters = {"barmanObjectName": "postgresql-backups", "serverName": server_name}
     return {
         "apiVersion": "postgresql.cnpg.io/v1",
         "kind": "Cluster",
@@ -101,6 +117,33 @@ def test_a_completed_backup_is_good_only_with_its_log(client: ClusterClient, fil
     assert (good.backup_id, good.server_name, good.end_lsn) == ("20260131T020000", NAME, "0/5000100")
 
 
+def test_a_backup_that_a_killed_run_asked_for_is_waited_for_and_no_second_one_is_made(client: ClusterClient) -> None:
+    now = datetime.now(UTC)
+    first = ask(client, SPACE, "postgresql-cluster", now=now)
+    assert ask(client, SPACE, "postgresql-cluster", now=now + timedelta(seconds=5)) == first
+    says(client, first, {"phase": "running"})
+    assert ask(client, SPACE, "postgresql-cluster", now=now + timedelta(seconds=6)) == first
+    late = now + timedelta(seconds=AWAIT_SECONDS + 60)
+    stuck = ask(client, SPACE, "postgresql-cluster", now=late)
+    assert stuck != first, "what never ends is not waited for"
+    for name in (first, stuck):
+        says(client, name, COMPLETED)
+    assert ask(client, SPACE, "postgresql-cluster", now=now + timedelta(seconds=7)) not in (first, stuck)
+    with pytest.raises(
+        PermanentError, match=r"nexus-data/nowhere: there is no such Cluster of CloudNativePG's\. Deploy"
+    ):
+        ask(client, SPACE, "nowhere", now=now)
+
+
+def test_the_archive_is_where_the_clusters_object_store_says(client: ClusterClient) -> None:
+    with pytest.raises(PermanentError, match="its ObjectStore 'postgresql-backups' does not exist"):
+        archive_of(client, SPACE, "postgresql-cluster")
+    spec = {"configuration": {"destinationPath": "s3://nexus-backups/postgresql"}}
+    body: Object = {"apiVersion": OBJECT_STORE.api_version, "kind": OBJECT_STORE.kind, "spec": spec}
+    client.create({**body, "metadata": {"name": "postgresql-backups", "namespace": SPACE}}, manager="test")
+    assert archive_of(client, SPACE, "postgresql-cluster").url == "s3://nexus-backups/postgresql"
+
+
 def test_a_failed_backup_says_why(client: ClusterClient, files: ObjectStore) -> None:
     name = trigger(client, SPACE, "postgresql-cluster", now=AT.replace(day=30))
     says(client, name, {"phase": "failed", "error": "no space left"})
@@ -142,3 +185,67 @@ def test_from_our_own_copy_through_a_scratch_server(client: ClusterClient) -> No
     assert obj["spec"]["bootstrap"]["pg_basebackup"]["source"] == obj["spec"]["externalClusters"][0]["name"]
     assert "password" not in json.dumps(obj["spec"]["externalClusters"][0]["connectionParameters"])
     assert [change.what for change in plan(client, obj)] == ["added"]
+
+
+PRODUCTION = "production-us-west-2"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A production cluster whose PostgreSQL CloudNativePG runs: the topology says so, and its Cluster is there."""
+    folder = tmp_path_factory.mktemp("production")
+    state = supervisor.start(folder, [PRODUCTION], ("postgres", "valkey"))
+    try:
+        with closing(
+            ClusterClient.connect(Topology.load(default_path()).cluster(PRODUCTION), kubeconfig=Path(state.kubeconfig))
+        ) as made:
+            made.create(live(PRODUCTION), manager="test")
+        yield folder
+    finally:
+        supervisor.stop(folder)
+
+
+@pytest.fixture
+def context(home: Path, monkeypatch: pytest.MonkeyPatch) -> BackupContext:
+    """Its PostgreSQL, as the asset sees it."""
+    monkeypatch.setenv("KUBECONFIG", str(home / "kubeconfig"))
+    monkeypatch.setenv("NEXUS_HOME", str(home))
+    monkeypatch.delenv("NEXUS_STORE", raising=False)
+    return NexusResource().backups(PRODUCTION, "postgresql")
+
+
+def test_the_asset_has_cloudnativepg_take_its_own_backup_beside_ours(home: Path, context: BackupContext) -> None:
+    with dg.instance_for_test() as instance:
+        job = defs.resolve_job_def("backup")
+        done = job.execute_in_process(instance=instance, partition_key=PRODUCTION, raise_on_error=False)
+        checks = {
+            one.check_name: one for one in done.get_asset_check_evaluations() if one.asset_key == BACKUPS["postgresql"]
+        }
+    assert checks["cloudnativepg"].passed, checks["cloudnativepg"].description
+    assert "is in the archive" in str(checks["cloudnativepg"].description)
+    with closing(context.connect()) as client:
+        (backup,) = client.list(BACKUP, SPACE)
+        good = await_good(client, SPACE, backup["metadata"]["name"], ObjectStore.open(context.cnpg_archive), seconds=0)
+    assert good.server_name == PRODUCTION
+    assert (home / "cnpg-archive" / PRODUCTION / "base" / good.backup_id / "data.tar").stat().st_size > 10 << 20
+    assert context.catalogue.latest().manifest.kind == "physical", "ours is another one"
+
+
+def test_ours_is_taken_when_cloudnativepgs_is_not_good_and_a_check_says_so(
+    context: BackupContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = context.catalogue.latest().id
+    monkeypatch.setattr(cnpg, "AWAIT_SECONDS", 4.0)
+    elsewhere = take_backup(replace(context, cnpg_archive=tmp_path.as_uri()), "test")
+    assert not elsewhere.own.passed
+    assert "of its log are not in the archive" in elsewhere.own.why
+    declared = context.declared.postgresql
+    assert declared is not None
+    nowhere = declared.model_copy(update={"cnpg": "nowhere"})
+    missing = take_backup(
+        replace(context, declared=context.declared.model_copy(update={"postgresql": nowhere})), "test"
+    )
+    assert "there is no such Cluster" in missing.own.why
+    assert elsewhere.listed.id != missing.listed.id != before
+    assert elsewhere.read_back.passed
+    assert missing.read_back.passed

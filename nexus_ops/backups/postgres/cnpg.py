@@ -8,6 +8,7 @@ archive is laid out as Barman does: `<serverName>/wals/<first 16 digits>/<segmen
 from __future__ import annotations
 
 import copy
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +29,14 @@ PLUGIN = "barman-cloud.cloudnative-pg.io"
 MANAGER = "nexus-backup"
 SEGMENT_BYTES = 16 << 20
 POLL_SECONDS = 2.0
+AWAIT_SECONDS = 2 * 3600.0
+"""How long a backup may take until its log is in the archive; one that is older is not waited for by another run either."""
+WAL_SECONDS = 600.0
+"""How long the log of a completed backup may take into the archive."""
 ORIGIN, SCRATCH = "origin", "scratch"
+OBJECT_STORE = Kind("barmancloud.cnpg.io/v1", "ObjectStore")
+OWN = {"app.kubernetes.io/managed-by": "nexus-ops"}
+"""The labels of Backups that were asked for here."""
 
 
 class BackupFailed(PermanentError):
@@ -56,11 +64,11 @@ class OwnBackup:
 
 def trigger(client: ClusterClient, namespace: str, cluster: str, *, now: datetime) -> str:
     """Ask for a backup; its name. A new object of its own takes nothing from anybody, so that it needs no fence."""
-    name = f"{cluster}-{now.astimezone(UTC):%Y%m%d%H%M%S}"
+    name = f"{cluster}-{now.astimezone(UTC):%Y%m%d%H%M%S}-{secrets.token_hex(3)}"
     body: Object = {
         "apiVersion": BACKUP.api_version,
         "kind": BACKUP.kind,
-        "metadata": {"name": name, "namespace": namespace},
+        "metadata": {"name": name, "namespace": namespace, "labels": OWN},
         "spec": {
             "cluster": {"name": cluster},
             "method": "plugin",
@@ -70,6 +78,42 @@ def trigger(client: ClusterClient, namespace: str, cluster: str, *, now: datetim
     }
     client.create(body, manager=MANAGER)
     return name
+
+
+def ask(client: ClusterClient, namespace: str, cluster: str, *, now: datetime) -> str:
+    """The backup that a run which was killed has asked for and that goes on, else a new one; its name."""
+    if client.get(CLUSTER, cluster, namespace) is None:
+        raise _no_cluster(namespace, cluster)
+    for found in client.list(BACKUP, namespace, OWN):
+        made = datetime.fromisoformat(found["metadata"]["creationTimestamp"])
+        is_over = (found.get("status") or {}).get("phase") in ("completed", "failed")
+        if found["spec"]["cluster"]["name"] == cluster and not is_over and (now - made).total_seconds() < AWAIT_SECONDS:
+            return str(found["metadata"]["name"])
+    return trigger(client, namespace, cluster, now=now)
+
+
+def archive_of(client: ClusterClient, namespace: str, cluster: str, known: str = "") -> ObjectStore:
+    """The store at the destinationPath of a Cluster's ObjectStore, by the credentials of this process.
+
+    `known`: where it is reached from here, when that is another URL.
+    """
+    if known:
+        return ObjectStore.open(known)
+    live = client.get(CLUSTER, cluster, namespace)
+    if live is None:
+        raise _no_cluster(namespace, cluster)
+    name = str(_parameters(live).get("barmanObjectName", ""))
+    store = client.get(OBJECT_STORE, name, namespace) if name else None
+    if store is None:
+        raise PermanentError(f"its ObjectStore {name!r} does not exist.", target=f"{namespace}/{cluster}")
+    declared = store["spec"]["configuration"]
+    endpoint = {"endpoint": declared["endpointURL"]} if declared.get("endpointURL") else {}
+    return ObjectStore.open(declared["destinationPath"], **endpoint)
+
+
+def _no_cluster(namespace: str, cluster: str) -> PermanentError:
+    todo = "Deploy the release that makes it, or take `cnpg` out of topology.yaml where CloudNativePG does not run it."
+    return PermanentError("there is no such Cluster of CloudNativePG's.", target=f"{namespace}/{cluster}", todo=todo)
 
 
 def await_good(
@@ -83,6 +127,7 @@ def await_good(
 ) -> OwnBackup:
     """Wait until a backup is completed and its log is in the archive (a store at the ObjectStore's destinationPath)."""
     deadline = clock() + seconds
+    completed: float | None = None
     missing: list[str] = []
     while True:
         found = client.get(BACKUP, name, namespace)
@@ -97,6 +142,8 @@ def await_good(
             )
         if phase == "completed":
             backup = _read(client, namespace, name, found)
+            completed = completed or clock()
+            deadline = min(deadline, completed + WAL_SECONDS)
             missing = missing_wal(archive, backup)
             if not missing:
                 return backup
@@ -142,7 +189,7 @@ def _read(client: ClusterClient, namespace: str, name: str, found: Object) -> Ow
 def _server_name(client: ClusterClient, namespace: str, cluster: str) -> str:
     live = client.get(CLUSTER, cluster, namespace)
     if live is None:
-        raise PermanentError("there is no such Cluster.", target=f"{namespace}/{cluster}")
+        raise _no_cluster(namespace, cluster)
     return str(_parameters(live).get("serverName") or cluster)
 
 
