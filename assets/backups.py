@@ -34,6 +34,8 @@ OWN = "cloudnativepg"
 """The check of PostgreSQL's second backup. It blocks nothing: the drill restores ours."""
 OF_OWN = "where CloudNativePG runs the server, its own backup is completed and the log that it needs is in its archive."
 What = Literal["fresh", "verified", "retained", "copied"]
+MOST_TABLES = 200
+"""Tables whose counts and sums are shown of a drill."""
 OVER_TIME: dict[What, str] = {
     "fresh": "the newest backup ended at most 26 hours ago.",
     "verified": "a drill restored a backup within 8 days, and the last drill passed.",
@@ -243,4 +245,8 @@ def _drilled(found: "dict[str, Drilled]") -> dict[str, Any]:
             f"| {drill.rto_seconds:.1f} | {one.rpo_seconds / 3600:.1f} | {', '.join(one.checked)} |"
         )
     facts["summary"] = dg.MetadataValue.md("\n".join(lines))
+    rows = [(name, count, one.sums.get(name, "-")) for one in found.values() for name, count in one.counts.items()]
+    table = ["| what | rows or keys | sum of the rows' content |", "|---|---|---|"]
+    table += [f"| {name} | {count} | {sum_} |" for name, count, sum_ in sorted(rows)[:MOST_TABLES]]
+    facts["content"] = dg.MetadataValue.md("\n".join(table))
     return facts

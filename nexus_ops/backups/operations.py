@@ -56,6 +56,8 @@ class Drilled:
     """What would be lost if the database were lost at this moment, and this backup restored."""
     counts: Mapping[str, int] = field(default_factory=dict[str, int])
     """Rows by table; keys by type."""
+    sums: Mapping[str, str] = field(default_factory=dict[str, str])
+    """By table, a sum over the content of its rows."""
     checked: tuple[str, ...] = ()
     size: int = 0
 
@@ -219,7 +221,7 @@ def _drill_redis(context: BackupContext, listed: Listed, rpo: float) -> Drilled:
         found.seconds = time.monotonic() - began
     drill = Drill(listed.id, context.clock(), not found.findings, round(found.seconds, 3), tuple(found.findings))
     context.catalogue.record_drill(drill)
-    return Drilled(drill, rpo, dict(found.by_type), ("checksum", "load", "keys"), listed.manifest.size)
+    return Drilled(drill, rpo, dict(found.by_type), {}, ("checksum", "load", "keys"), listed.manifest.size)
 
 
 def _drill_postgres(context: BackupContext, listed: Listed, rpo: float) -> Drilled:
@@ -228,7 +230,9 @@ def _drill_postgres(context: BackupContext, listed: Listed, rpo: float) -> Drill
     drill = drill_logical if listed.manifest.kind == "logical" else drill_physical
     identity, now, tell = context.identity(), context.clock(), _tell(context)
     report = drill(context.catalogue, listed.id, identity, context.scratch, now=now, tell=tell)
-    return Drilled(report.drill, rpo, dict(report.counts), tuple(report.checked), listed.manifest.size)
+    return Drilled(
+        report.drill, rpo, dict(report.counts), dict(report.sums), tuple(report.checked), listed.manifest.size
+    )
 
 
 def _answer(found: Verification) -> Answer:

@@ -258,6 +258,8 @@ def test_two_at_once_make_one_backup(scene: Scene, instance: dg.DagsterInstance)
         ),
         ({"cluster": "production-mars"}, "there is no cluster named 'production-mars'"),
         ({"tables": ["public.trades"], "system": "redis"}, "a Redis is restored whole"),
+        ({"tables": ["trades"]}, "the table 'trades' has no schema. Write it as schema.table"),
+        ({"databases": ["nothing"]}, "there is no database named 'nothing'. Known: nexus"),
         ({"tables": ["public.nothing"], "dry_run": False}, "there is no table 'public.nothing' in it"),
         ({"target": "production-us-east-1"}, "needs the kube context"),
     ],

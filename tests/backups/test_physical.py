@@ -155,6 +155,12 @@ def test_a_drill_proves_a_backup(
     assert report.drill.findings == ()
     assert report.counts["nexus.public.trades"] == 60000
     assert report.counts[f'nexus."{NAME}"."{NAME}"'] == 1000
+    with server_of(major).connect("nexus") as link:
+        rows = "SELECT trades::text AS row FROM trades ORDER BY pair DESC"
+        expected = link.execute(f"SELECT sum(hashtextextended(row, 0))::text FROM ({rows}) _").fetchone()
+    assert (report.sums["nexus.public.trades"],) == expected
+    assert report.sums["nexus.public.empty"] == "0"
+    assert "sums" in report.checked
     assert 0 < report.drill.rto_seconds < 300
     assert catalogue.latest_verified().id == manifest.id
 

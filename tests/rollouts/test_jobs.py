@@ -166,12 +166,18 @@ def test_what_cannot_be_deployed_is_refused_in_a_sentence_and_nothing_is_half_do
     platform.ensure("v1.0.0")
     before, count = platform.record(), len(platform.admin("GET", "/mutations"))
 
-    def deploy(cluster: str, version: str) -> str:
-        return refusal(run(instance, "deploy", "plan", cluster=cluster, version=version, dry_run=False))
+    def deploy(cluster: str, version: str, **config: object) -> str:
+        return refusal(run(instance, "deploy", "plan", cluster=cluster, version=version, dry_run=False, **config))
 
     assert "there is no cluster named 'production-mars'. Known: " in deploy("production-mars", "v1.1.0")
     assert "there is no cluster named ''" in deploy("", "v1.1.0"), "as the Launchpad opens"
-    assert "no release of staging named 'v9'" in deploy(CLUSTER, "v9")
+    said = deploy(CLUSTER, "v9")
+    assert "no release of staging named 'v9'" in said
+    assert "built by materialising the asset `release` of staging" in said
+    assert "strategy: Input should be 'blue-green' or 'canary'" in deploy(CLUSTER, "v1.1.0", strategy="canarry")
+    assert "bake_seconds: Input should be greater than" in deploy(CLUSTER, "v1.1.0", bake_seconds=-1)
+    unknown = refusal(run(instance, "canary_evaluation", "evaluate", cluster=CLUSTER, evidence="abc"))
+    assert unknown.endswith("evidence/abc: nothing is stored.")
     assert "needs the kube context 'production-us-east-1'" in deploy("production-us-east-1", "v1.1.0")
     broken = platform.home / "broken.yaml"
     broken.write_text((project_folder() / "topology.yaml").read_text().replace("region: us-west-2", "region: mars", 1))
