@@ -83,18 +83,17 @@ def take_backup(context: BackupContext, holder: str) -> Taken:
         before = newest(context)
         with own_backup(context) as own:  # it runs beside ours
             listed = _take(context, held)
-            taken = own()
-        manifest = listed.manifest
-        context.report(f"{listed.id}: {manifest.size / 1e6:.1f} MB, stored {manifest.stored_size / 1e6:.1f} MB")
-        return Taken(
-            listed,
-            before,
-            is_complete(manifest),
-            _answer(verify(context.catalogue, listed.id, context.identity(), tell=_tell(context))),
-            is_plausible(manifest, before.manifest if before else None),
-            copy_to_second(context, listed),
-            taken,
-        )
+            manifest = listed.manifest
+            context.report(f"{listed.id}: {manifest.size / 1e6:.1f} MB, stored {manifest.stored_size / 1e6:.1f} MB")
+            return Taken(
+                listed,
+                before,
+                is_complete(manifest),
+                _answer(verify(context.catalogue, listed.id, context.identity(), tell=_tell(context))),
+                is_plausible(manifest, before.manifest if before else None),
+                copy_to_second(context, listed),
+                own(),
+            )
 
 
 @contextmanager

@@ -161,19 +161,18 @@ class PostgresBackups:
         base = self.archive / server_name / "base" / identity
         base.mkdir(parents=True, exist_ok=True)
         with psycopg.connect(self.server.url, autocommit=True) as link:
-            link.execute(
-                "SELECT pg_create_physical_replication_slot(%s, true, true)", (f"stand_in_{os.getpid()}",)
-            )  # keeps the log
+            slot = f"stand_in_{os.getpid()}"  # keeps the log, as long as the connection lasts
+            link.execute("SELECT pg_create_physical_replication_slot(%s, true, true)", (slot,))
             begin = str(_one(link.execute("SELECT pg_backup_start(%s, true)", (identity,))))
             _copy_files(self.server.data, base / "data.tar")
             end = str(_one(link.execute("SELECT lsn FROM pg_backup_stop(false)")))
             first, last = (str(_one(link.execute("SELECT pg_walfile_name(%s)", (lsn,)))) for lsn in (begin, end))
             link.execute("SELECT pg_switch_wal()")  # what is archived is whole
-        for segment in sorted((self.server.data / "pg_wal").iterdir()):
-            if first <= segment.name <= last:
-                folder = self.archive / server_name / "wals" / segment.name[:16]
-                folder.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(segment, folder / segment.name)
+            for segment in sorted((self.server.data / "pg_wal").iterdir()):
+                if first <= segment.name <= last:
+                    folder = self.archive / server_name / "wals" / segment.name[:16]
+                    folder.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(segment, folder / segment.name)
         for old in sorted(base.parent.iterdir())[:-KEPT]:
             shutil.rmtree(old)
         return {"backupId": identity, "backupName": f"backup-{identity}", "serverName": server_name,
