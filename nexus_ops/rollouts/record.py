@@ -23,6 +23,10 @@ Reason = Literal["DrainLate", "DrainEnded", "DrainKilled", "WeightUnseen", "Roll
 NAME = "rollout"
 
 
+class ForeignRecord(RuntimeError):
+    """A record with fields that are not known here. No error of the operation: a tick that meets it fails, and people are told."""
+
+
 @dataclass(frozen=True)
 class Copy:
     """One colour's release: what serves, or is to serve."""
@@ -197,19 +201,26 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str) -> Record:
+        """A stored record; `ForeignRecord` for one that a newer nexus-ops has written."""
         document = _as_now(json.loads(text))
         stable = document["stable"]
-        built: dict[str, Any] = {
-            **document,
-            "settings": _settings(document["settings"]),
-            "candidate": Copy(**document["candidate"]),
-            "stable": Copy(**stable) if stable else None,
-            "stages": tuple(StageState(**stage) for stage in document["stages"]),
-            "verified": tuple(document["verified"]),
-            "evidence": tuple(Evidence(**one) for one in document.get("evidence", ())),
-            "events": tuple(Event(**event) for event in document.get("events", ())),
-        }
-        return cls(**built)
+        try:
+            built: dict[str, Any] = {
+                **document,
+                "settings": _settings(document["settings"]),
+                "candidate": Copy(**document["candidate"]),
+                "stable": Copy(**stable) if stable else None,
+                "stages": tuple(StageState(**stage) for stage in document["stages"]),
+                "verified": tuple(document["verified"]),
+                "evidence": tuple(Evidence(**one) for one in document.get("evidence", ())),
+                "events": tuple(Event(**event) for event in document.get("events", ())),
+            }
+            return cls(**built)
+        except TypeError as error:
+            raise ForeignRecord(
+                f"the record of the rollout was written by another version of nexus-ops ({error}). Reload the code location, "
+                "or install that version again; nothing is driven by who does not know all of it."
+            ) from None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from rollout_world import GRACE, SIZES, WORKS, go_on, new_record, run, running, 
 
 from nexus_ops.rollouts.decision import Verdict
 from nexus_ops.rollouts.machine import decide
-from nexus_ops.rollouts.record import Event, Ledger, Record, StageState, Wish
+from nexus_ops.rollouts.record import Event, ForeignRecord, Ledger, Record, StageState, Wish
 from nexus_ops.rollouts.strategy import Settings
 
 
@@ -205,6 +205,15 @@ def test_a_record_reads_back_as_it_was_written(record: Record, weight: int, said
         verified=("a", "b"),
     )
     assert Record.from_json(changed.to_json()) == changed
+
+
+def test_a_record_of_a_newer_version_is_not_driven_and_the_error_says_so() -> None:
+    document = json.loads(new_record(stable=True).to_json())
+    document["stages"][0]["colour_of_the_sky"] = "blue"
+    with pytest.raises(
+        ForeignRecord, match=r"another version of nexus-ops .*colour_of_the_sky.* Reload the code location"
+    ):
+        Record.from_json(json.dumps(document))
 
 
 def test_a_record_that_was_stored_before_there_were_canaries_is_still_read() -> None:
