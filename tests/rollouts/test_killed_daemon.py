@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -18,13 +19,14 @@ pytestmark = [pytest.mark.sandbox_only, pytest.mark.timeout(600)]
 
 
 def kill_all(leader: int) -> None:
-    """SIGKILL to every process of Dagster's, its runs' included."""
+    """SIGKILL to every process of Dagster's, its runs' included; they are gone when it returns."""
     process = psutil.Process(leader)
-    for one in [*process.children(recursive=True), process]:
-        try:
+    family = [*process.children(recursive=True), process]
+    for one in family:
+        with suppress(psutil.NoSuchProcess):
             one.kill()
-        except psutil.NoSuchProcess:
-            continue
+    _, left = psutil.wait_procs(family, timeout=10)
+    assert not left, "a start that finds the leader still there would start nothing"
 
 
 def launch(url: str) -> None:
