@@ -209,7 +209,8 @@ class Scene:
             ended = began.isoformat() if not stage.weight else None
             if at is not None and weights.index(stage.weight) < len(weights) - 1:
                 ended = (began + timedelta(seconds=at + STAGE)).isoformat()
-            stages.append(replace(StageState.of(stage), started=started, ended=ended, bake_seconds=STAGE))
+            moved = started if stage.weight else None
+            stages.append(replace(StageState.of(stage), started=started, ended=ended, moved=moved, bake_seconds=STAGE))
         record = Record(
             id=f"story-{self.story.day}", cluster="staging-us-west-2", actor="test", started=began.isoformat(),
             settings=Settings(), candidate=Copy("green", "v1.1.0", self.release),

@@ -72,8 +72,10 @@ def test_weights_are_seen_when_rules_targets_and_counted_requests_have_them(edge
 
 
 def test_five_percent_are_seen_from_the_users_own_requests(edge: Edge) -> None:
+    router = set_weight(edge, 5)
+    in_force(edge, router)  # users need an address
     with edge.users(rate=150):
-        seen = until_seen(edge, set_weight(edge, 5), 5)
+        seen = until_seen(edge, router, 5)
     assert seen.share == pytest.approx(5, abs=4.9)
     assert seen.share
 
