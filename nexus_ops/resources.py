@@ -91,6 +91,10 @@ class NexusResource(dg.ConfigurableResource[None]):
         declared = topology.environment_of(found).backups
         vault = Vault.open(state_folder(), self.store_url or default_store_url())
         place = Place(cluster, system)
+
+        def connect() -> ClusterClient:
+            return ClusterClient.connect(found)
+
         return BackupContext(
             cluster=found,
             system=system,
@@ -99,12 +103,10 @@ class NexusResource(dg.ConfigurableResource[None]):
             catalogue=Catalogue(vault.store, place),
             second=Catalogue(vault.second, place) if vault.second else None,
             packing=Packing(vault.recipients),
-            url=lambda: read_reference(
-                declared_url(declared, system, found), found, lambda: ClusterClient.connect(found)
-            ),
+            url=lambda: read_reference(declared_url(declared, system, found), found, connect),
             identity=vault.load_identity,
             scratch=state_folder() / "scratch",
-            connect=lambda: ClusterClient.connect(found),
+            connect=connect,
             cnpg_archive=vault.cnpg_archive,
             report=report,
         )

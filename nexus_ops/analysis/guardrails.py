@@ -41,10 +41,9 @@ def breaches(
         compared = reference if metric.scope == "platform" else None
         if metric.worse_than_stable:
             compared = stable.get(level.component)
-            if compared is None:  # it serves nothing, and is no measure
-                still.pop(level.component, None)
-                continue
-        broken = metric.breached(level.value) and (compared is None or metric.worse(level.value, compared))
+        # A stable colour that serves nothing is no measure, and a limit that needs one says nothing then.
+        worse = metric.worse(level.value, compared) if compared is not None else not metric.worse_than_stable
+        broken = metric.breached(level.value) and worse
         if not broken:
             still.pop(level.component, None)
             continue

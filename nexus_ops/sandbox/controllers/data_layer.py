@@ -32,6 +32,11 @@ LOOK_AGAIN = 2.0
 HEALTHY, WAITING = "Cluster in healthy state", "Waiting for the instances to become active"
 
 
+def _changed(event: Event, kind: str) -> list[Key]:
+    meta = event.object["metadata"]
+    return [(meta["namespace"], meta["name"])] if event.key == kind and event.type != "DELETED" else []
+
+
 class Operator:
     """Keeps the status of the objects of one kind, by whether the server on a port answers."""
 
@@ -43,8 +48,7 @@ class Operator:
         self.port = port
 
     def keys(self, event: Event) -> list[Key]:
-        meta = event.object["metadata"]
-        return [(meta["namespace"], meta["name"])] if event.key == self.kind and event.type != "DELETED" else []
+        return _changed(event, self.kind)
 
     def reconcile(self, namespace: str, name: str) -> float | None:
         found = self.store.find(self.kind, namespace, name)
@@ -124,8 +128,7 @@ class PostgresBackups:
         self._at_once.shutdown(cancel_futures=True)
 
     def keys(self, event: Event) -> list[Key]:
-        meta = event.object["metadata"]
-        return [(meta["namespace"], meta["name"])] if event.key == self.kind and event.type != "DELETED" else []
+        return _changed(event, self.kind)
 
     def reconcile(self, namespace: str, name: str) -> float | None:
         found = self.store.find(self.kind, namespace, name)
