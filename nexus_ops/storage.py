@@ -115,7 +115,9 @@ class ObjectStore:
                 Path(unquote(parts.path)).mkdir(parents=True, exist_ok=True)
             if parts.scheme == "s3" and (profile := _aws_profile(options)):
                 options = {"credential_provider": profile, **options}
-            return cls(from_url(url, **options), name, options)
+            # A bulk deletion of one object says of a refusal that the store is out of order, and not every S3 knows it.
+            known = {"disable_bulk_delete": True} if parts.scheme == "s3" else {}
+            return cls(from_url(url, **known, **options), name, options)
         except OSError as error:
             problem = f"the folder cannot be made: {error.strerror}."
             raise BadStore(problem, target=name, todo="Name a folder that can be written to.") from None

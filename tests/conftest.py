@@ -1,9 +1,6 @@
 """For all tests: on a real cluster those run that a cluster can serve; of each other one it is said why it did not."""
 
 import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +8,8 @@ from typing import Any
 import boto3
 import pytest
 from dagster._core.storage.defs_state.base import DefsStateStorage
+from emulated_aws import emulated_aws
 from leftovers import guard
-
-from nexus_ops.sandbox.processes import answers, free_port
 
 ON_A_CLUSTER = {"kubeconfig", "platform"}
 """Fixtures that lead to the cluster of NEXUS_TEST_KUBECONFIG where there is one, and to a sandbox otherwise."""
@@ -42,18 +38,8 @@ def no_instance_of_an_earlier_test(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def aws() -> Iterator[str]:
     """The endpoint of an emulated AWS: a process of its own, as `mock_aws` in another test would empty one in this."""
-    port = free_port()
-    server = subprocess.Popen([sys.executable, "-m", "nexus_ops.sandbox.aws", "--port", str(port)])
-    try:
-        deadline = time.monotonic() + 60
-        while not answers(port):
-            assert server.poll() is None, "the emulated AWS has ended"
-            assert time.monotonic() < deadline, "the emulated AWS does not answer"
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait()
+    with emulated_aws() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture(scope="session")
