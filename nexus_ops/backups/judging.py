@@ -75,8 +75,8 @@ def is_complete(manifest: Manifest) -> Answer:
 
 def is_plausible(manifest: Manifest, before: Manifest | None) -> Answer:
     """Whether a backup is not much smaller than the one before: an emptied database is backed up without any error."""
-    if before is None:
-        return Answer(True, "the first one: there is nothing to compare it with")
+    if before is None or before.kind != manifest.kind:  # a logical one holds no indexes, a physical one does
+        return Answer(True, f"the first {manifest.kind} one: there is nothing to compare it with")
     share = manifest.size / before.size if before.size else 1.0
     said = f"{manifest.size / 1e6:.1f} MB, the last one {before.size / 1e6:.1f} MB"
     return Answer(share >= SHRUNK or before.size < SMALL, said)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,13 +22,16 @@ import redis
 from nexus_ops.assets.backups import BACKUPS, CHECKS, DRILL
 from nexus_ops.backups.catalogue import Catalogue
 from nexus_ops.backups.claim import claim
+from nexus_ops.backups.encryption import Identity
 from nexus_ops.backups.manifest import Place, System
+from nexus_ops.backups.postgres.moments import windows
 from nexus_ops.definitions import defs
 from nexus_ops.jobs.backups import BACKUP_SCHEDULES
 from nexus_ops.resources import NexusResource
 from nexus_ops.sandbox import supervisor
 from nexus_ops.sensors.backups import GIVEN, LATE, backup_watch, last_due, look
 from nexus_ops.storage import ObjectStore
+from nexus_ops.topology import project_folder
 
 CLUSTER = "staging-us-west-2"
 pytestmark = [pytest.mark.sandbox_only]
@@ -196,6 +204,78 @@ def test_what_holds_data_is_overwritten_only_when_named_twice_and_after_a_safety
     assert safety.pinned is not None
     old = scene.sql("SELECT datname FROM pg_database WHERE datname LIKE 'nexus_old_%'")
     assert len(old) == 1, "what served is kept beside, as the way back"
+
+
+@contextmanager
+def archiving(scene: Scene) -> Generator[None]:
+    """The receiver of the log beside the server, as docs/backups.md has it run."""
+    catalogue = scene.catalogue("postgresql")
+    environment = {
+        **os.environ, "NEXUS_BACKUP_STORE": catalogue.store.url, "NEXUS_BACKUP_PLACE": str(catalogue.place),
+        "NEXUS_POSTGRES_DSN": scene.urls["postgres"],
+        "NEXUS_BACKUP_RECIPIENTS": Identity.load(str(scene.home / "backup-identity.txt")).public_keys[0],
+    }  # fmt: skip
+    receiver = subprocess.Popen([sys.executable, "-m", "nexus_ops.backups.postgres.wal"], env=environment)
+    try:
+        yield
+        assert receiver.poll() is None, "the receiver has ended"
+    finally:
+        receiver.terminate()
+        receiver.wait()
+        scene.sql("SELECT pg_drop_replication_slot('nexus_archive')")
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
+
+
+def test_what_somebody_deleted_comes_back_as_it_was_a_moment_before(scene: Scene, instance: dg.DagsterInstance) -> None:
+    catalogue = scene.catalogue("postgresql")
+    scene.sql("CREATE TABLE ledger (n int)")
+    with archiving(scene):
+        until(lambda: catalogue.store.list(f"{catalogue.place}/wal"), "the log is received")
+        assert run(instance, "backup").success
+        scene.sql("INSERT INTO ledger SELECT generate_series(1, 3)")
+        moment = scene.sql("SELECT clock_timestamp()")[0][0].astimezone(UTC)
+        scene.sql("DELETE FROM ledger")
+        scene.sql("INSERT INTO ledger VALUES (99)")
+        until(lambda: windows(catalogue)[-1].until > moment, "the log until then is archived")
+    wanted: dict[str, Any] = {"cluster": CLUSTER, "source": moment.isoformat(), "tables": ["public.ledger"]}
+    assert launch(instance, "restore", "restore_backup", **wanted).success
+    shown = plan_of(instance, BACKUPS["postgresql"])
+    assert f"to: {moment:%Y-%m-%d %H:%M:%S} UTC, by the archive of WAL" in shown
+    assert scene.sql("SELECT n FROM ledger") == [(99,)]
+    assert launch(instance, "restore", "restore_backup", **wanted, target_again=CLUSTER, dry_run=False).success
+    assert scene.sql("SELECT n FROM ledger ORDER BY n") == [(1,), (2,), (3,)]
+    assert scene.sql("SELECT count(*) FROM trades") == [(5000,)]
+
+
+def test_a_logical_backup_is_taken_drilled_and_restored(
+    scene: Scene, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a server that lets nobody replicate: declared in the topology, everything else is the same."""
+    declared = (project_folder() / "topology.yaml").read_text()
+    topology = tmp_path / "topology.yaml"
+    topology.write_text(declared.replace("kind: physical", "kind: logical"))
+    monkeypatch.setenv("NEXUS_TOPOLOGY", str(topology))
+    scene.sql("CREATE TABLE positions AS SELECT n, n * 2 AS size FROM generate_series(1, 700) n")
+    assert run(instance, "backup").success
+    assert run(instance, "drill").success
+    latest = scene.catalogue("postgresql").latest_verified()
+    assert latest.manifest.kind == "logical"
+    assert reported(instance, BACKUPS["postgresql"])["kind"] == "logical"
+    scene.sql("UPDATE positions SET size = 0")
+    scene.sql("CREATE TABLE later (x int)")
+    wanted: dict[str, Any] = {"cluster": CLUSTER, "dry_run": False, "target_again": CLUSTER}
+    assert launch(instance, "restore", "restore_backup", **wanted, tables=["public.positions"]).success
+    assert scene.sql("SELECT count(*), sum(size) FROM positions") == [(700, 700 * 701)]
+    assert scene.sql("SELECT to_regclass('later') IS NULL") == [(False,)]
+    assert launch(instance, "restore", "restore_backup", **wanted, source=str(latest.id)).success
+    assert scene.sql("SELECT to_regclass('later') IS NULL") == [(True,)]
+    assert scene.sql("SELECT count(*) FROM trades") == [(5000,)]
 
 
 def test_a_redis_is_restored_over_what_was_written_since(scene: Scene, instance: dg.DagsterInstance) -> None:

@@ -229,6 +229,8 @@ def test_a_backup_of_an_emptied_database_is_not_believed() -> None:
     assert not judging.is_plausible(sized(40_000_000), sized(100_000_000)).passed
     assert judging.is_plausible(sized(100), sized(900_000)).passed, "a small one may do what it likes"
     assert judging.is_plausible(sized(0), None).passed
+    logical = sized(40_000_000).model_copy(update={"kind": "logical"})
+    assert judging.is_plausible(logical, sized(100_000_000)).passed, "another kind has another size"
 
 
 def test_the_copy_in_the_second_region_must_be_the_same_backup(nights: Nights, tmp_path: Path) -> None:
