@@ -1,14 +1,13 @@
 """Backups and restores of PostgreSQL, beside the first plan's pipeline and what others use, on one database in one run.
 
 `python -m benchmarks backups`; NEXUS_BENCH_MB is the size of the database (2000), NEXUS_BENCH_MAJOR the server's version (15).
-Every way runs in a process of its own, and all but pgBackRest store into the same S3 on loopback.
+Every way runs in a process of its own: into the same S3 on loopback, or into a local folder.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.measure import leave_out, say
+from benchmarks.measure import Run, leave_out, run, say
 from nexus_ops.backups.bundles import Packing
 from nexus_ops.backups.catalogue import Catalogue
 from nexus_ops.backups.encryption import Identity, write_identity
@@ -32,7 +31,7 @@ from nexus_ops.backups.postgres.restore import restore
 from nexus_ops.backups.reading import BundleReader
 from nexus_ops.errors import OperationError, PermanentError
 from nexus_ops.storage import ObjectStore
-from nexus_ops.users import become, give, ordinary_user
+from nexus_ops.users import give, ordinary_user
 
 BUCKET = "bench"
 PLACE = Place("production-us-west-2", "postgresql")
@@ -45,16 +44,11 @@ CREATE TABLE trades (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at time
 INSERT INTO trades (at, data) SELECT 'epoch'::timestamptz + n * interval '1 s', jsonb_build_object('pair', 'SEI/USDC',
     'venue', md5((n % 50)::text), 'amount', n * 1.25, 'order', md5(n::text)) FROM generate_series(1, {rows}) n;
 CREATE INDEX ON trades (at);
+CREATE TABLE events (id uuid PRIMARY KEY, at timestamptz, kind text, price double precision, block bytea);
+INSERT INTO events SELECT gen_random_uuid(), 'epoch'::timestamptz + random() * interval '9 years', 'swap-' || n % 9, random() * 1000,
+    decode(md5(n::text) || md5((-n)::text), 'hex') FROM generate_series(1, {rows}) n;
 """
-
-
-@dataclass(frozen=True)
-class Run:
-    """What one way took; memory is that of its largest process (MB)."""
-
-    seconds: float
-    cpu: float
-    peak: float
+"""Trades repeat themselves, events do not: their ids, prices and hashes are what no compression makes smaller."""
 
 
 @dataclass
@@ -66,26 +60,13 @@ class Scene:
     environment: dict[str, str]
 
     def run(self, command: Sequence[str] | str, *, as_server: bool = False) -> Run:
-        """Run a command, or a pipeline; PermanentError with its last words when it fails."""
-        argv = ["bash", "-o", "pipefail", "-c", command] if isinstance(command, str) else list(command)
-        log = self.folder / "command.log"
-        began = time.monotonic()
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                argv, env=self.environment, cwd=self.folder, stdout=out, stderr=out, stdin=subprocess.DEVNULL,
-                preexec_fn=become(ordinary_user(), signal.SIGTERM) if as_server else None,
-            )  # fmt: skip
-            _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        seconds = time.monotonic() - began
-        if process.returncode != 0:
-            last = (log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
-            raise PermanentError(f"{argv[-1][:60]} failed: {last}")
-        return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+        return run(command, self.environment, self.folder, as_server=as_server)
 
-    def ours(self, what: str, *arguments: str) -> Run:
-        """One of our own ways, in a process of its own."""
-        return self.run([sys.executable, "-m", "benchmarks.bench_backups", what, *arguments])
+    def ours(self, what: str, where: str, *, locally: bool = False) -> Run:
+        """One of our own ways, in a process of its own: into the S3, or a local folder."""
+        store = (self.folder / "store").as_uri() if locally else f"s3://{BUCKET}/ours"
+        command = [sys.executable, "-m", "benchmarks.bench_backups", what, where]
+        return run(command, {**self.environment, "NEXUS_BENCH_STORE": store}, self.folder)
 
     def program(self, name: str) -> str:
         return self.server.programs.path(name)
@@ -132,7 +113,6 @@ def _all(scene: Scene, size: int) -> None:
     physical = scene.ours("take", scene.server.dsn)
     back = scene.ours("restore", str(scene.folder / "restored"))
     say(f"back up, physical ({title})", physical.seconds, "s", "pg_dump | gzip | s3 cp", seed_dump.seconds)
-    say("the same", physical.seconds, "s", "floor: pg_basebackup to nowhere", floor.seconds)
     say("the same, CPU of the client", physical.cpu, "s", "that of pg_dump | gzip | s3 cp", seed_dump.cpu)
     say("the same, memory", physical.peak, "MB", "goal", 150)
     say("restore it, start, ask", back.seconds, "s", "s3 cp | gunzip | psql", seed_load.seconds)
@@ -145,7 +125,8 @@ def _all(scene: Scene, size: int) -> None:
     )
     say("the same, memory", back.peak, "MB", "goal", 150)
     shutil.rmtree(scene.folder / "restored", ignore_errors=True)
-    _others(scene, physical, back)
+    _locally(scene, floor)
+    _barman(scene, physical)
     logical = scene.ours("take-logical", scene.server.dsn)
     loaded = scene.ours("restore-logical", scene.server.dsn)
     say("back up, logical", logical.seconds, "s", "pg_dump | gzip | s3 cp", seed_dump.seconds)
@@ -172,27 +153,64 @@ def _seed(scene: Scene) -> tuple[Run, Run]:
     return dump, load
 
 
-def _others(scene: Scene, physical: Run, back: Run) -> None:
+def _locally(scene: Scene, floor: Run) -> None:
+    """Into a folder and back: without the S3, an emulator in Python on the same cores as both sides."""
+    taken = scene.ours("take", scene.server.dsn, locally=True)
+    back = scene.ours("restore-only", str(scene.folder / "restored"), locally=True)
+    shutil.rmtree(scene.folder / "restored", ignore_errors=True)
+    what = "back up, physical, to a local folder"
+    dump = scene.run(f"{scene.program('pg_dump')} bench | gzip > seed.sql.gz")
+    (scene.folder / "seed.sql.gz").unlink()
+    say(what, taken.seconds, "s", "pg_dump | gzip, to a local file", dump.seconds)
+    say("the same", taken.seconds, "s", "floor: pg_basebackup to nowhere", floor.seconds)
     plain = scene.folder / "plain"
     plain.mkdir(mode=0o700)
     give(plain, ordinary_user())
     command = [scene.program("pg_basebackup"), "-D", str(plain), "-Ft", "-X", "fetch", "-c", "fast"]
+    how = ""
     if scene.server.programs.major == 15:
         command.append("--compress=server-zstd:level=1,workers=2")
+        how = ", zstd by the server"
     based = scene.run(command, as_server=True)
     shutil.rmtree(plain)
-    say("back up, physical", physical.seconds, "s", "pg_basebackup -Ft, to a local folder", based.seconds)
+    say("the same", taken.seconds, "s", f"pg_basebackup -Ft{how}", based.seconds)
     program = shutil.which("pgbackrest")
     if program is None:
-        leave_out("back up, physical", "pgBackRest is not installed")
+        leave_out("the same", "pgBackRest is not installed")
         return
     try:
-        taken, restored = _pgbackrest(scene, program)
+        theirs, restored = _pgbackrest(scene, program)
     except OperationError as error:
-        leave_out("back up, physical", f"pgBackRest: {error.problem}")
+        leave_out("the same", f"pgBackRest: {error.problem}")
         return
-    say("back up, physical", physical.seconds, "s", "pgBackRest, 2 processes, to a local folder", taken.seconds)
-    say("restore it, start, ask", back.seconds, "s", "pgBackRest, not started", restored.seconds)
+    say("the same", taken.seconds, "s", "pgBackRest, zstd, 2 processes", theirs.seconds)
+    say("restore it from there, not started", back.seconds, "s", "pgBackRest, 2 processes", restored.seconds)
+
+
+def _barman(scene: Scene, physical: Run) -> None:
+    """barman-cloud-backup as it is: it has neither encryption nor a hash of what it stored."""
+    program = shutil.which("barman-cloud-backup")
+    if program is None:
+        leave_out("back up, physical", "barman-cloud-backup is not installed")
+        return
+    said = subprocess.run([program, "--help"], capture_output=True, text=True, check=True).stdout
+    how = "--lz4" if "--lz4" in said else "--gzip"
+    command = [program, "--cloud-provider", "aws-s3", "--endpoint-url", scene.environment["AWS_ENDPOINT_URL"], how]
+    command += [
+        "--immediate-checkpoint",
+        "-h",
+        str(scene.server.socket),
+        "-U",
+        "postgres",
+        f"s3://{BUCKET}/barman",
+        "bench",
+    ]
+    try:
+        theirs = scene.run(command)
+    except OperationError as error:
+        leave_out("back up, physical", f"barman-cloud-backup: {error.problem}")
+        return
+    say("back up, physical", physical.seconds, "s", f"barman-cloud-backup {how}", theirs.seconds)
 
 
 def _pgbackrest(scene: Scene, program: str) -> tuple[Run, Run]:
@@ -217,14 +235,14 @@ def _pgbackrest(scene: Scene, program: str) -> tuple[Run, Run]:
 
 
 def _fill(server: Instance, size: int) -> None:
-    """Half pgbench's tables, half rows with JSON."""
+    """A third pgbench's tables, a third rows with JSON, a third events."""
     with server.connect() as link:
         link.execute("CREATE DATABASE bench")
     server.programs.run(
-        "pgbench", "-h", str(server.socket), "-U", "postgres", "-i", "-q", "-s", str(max(1, size // 32)), "bench"
+        "pgbench", "-h", str(server.socket), "-U", "postgres", "-i", "-q", "-s", str(max(1, size // 36)), "bench"
     )
     with server.connect("bench") as link:
-        link.execute(ROWS.format(rows=size * 1800))
+        link.execute(ROWS.format(rows=size * 1600))
         link.execute("VACUUM ANALYZE")
         link.execute("CHECKPOINT")
 
@@ -248,8 +266,7 @@ def _bucket(environment: dict[str, str]) -> None:
 
 
 def _catalogue() -> Catalogue:
-    url = os.environ["AWS_ENDPOINT_URL"]
-    return Catalogue(ObjectStore.open(f"s3://{BUCKET}/ours", endpoint=url, client_options={"allow_http": True}), PLACE)
+    return Catalogue(ObjectStore.open(os.environ["NEXUS_BENCH_STORE"]), PLACE)
 
 
 def main(what: str, where: str) -> None:
@@ -268,6 +285,8 @@ def main(what: str, where: str) -> None:
             restore_logical(reader, where, database="restored")
         else:
             restore(reader, Path(where))
+            if what == "restore-only":
+                return
             assert manifest.postgres is not None
             server = Instance(Programs.find(manifest.postgres.major), Path(where), superuser="postgres")
             with server, server.connect("bench") as link:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import statistics
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nexus_ops.errors import PermanentError
+from nexus_ops.users import become, ordinary_user
 
 HEAD = f"| {'what':44} | {'figure':>10} | {'beside':42} | {'figure':>10} | ratio |\n|{'-' * 46}|{'-' * 11}:|{'-' * 44}|{'-' * 11}:|------:|"
 
@@ -17,6 +25,37 @@ def median(work: Callable[[], object], times: int) -> float:
         work()
         taken.append(time.perf_counter() - began)
     return statistics.median(taken)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a process and its children took; memory is that of the largest of them (MB)."""
+
+    seconds: float
+    cpu: float
+    peak: float
+
+
+def run(command: Sequence[str] | str, environment: Mapping[str, str], folder: Path, *, as_server: bool = False) -> Run:
+    """Run a command, or a pipeline (a str), in a folder; PermanentError with its last words when it fails.
+
+    `as_server`: as the user whom servers run as. The memory of a small process is that of its parent at the fork.
+    """
+    argv = ["bash", "-o", "pipefail", "-c", command] if isinstance(command, str) else list(command)
+    log = folder / "command.log"
+    began = time.monotonic()
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            argv, env=dict(environment), cwd=folder, stdout=out, stderr=out, stdin=subprocess.DEVNULL,
+            preexec_fn=become(ordinary_user(), signal.SIGTERM) if as_server else None,
+        )  # fmt: skip
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.monotonic() - began
+    if process.returncode != 0:
+        last = (log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
+        raise PermanentError(f"{argv[-1][:60]} failed: {last}")
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def say(what: str, value: float, unit: str, beside: str, other: float) -> None:

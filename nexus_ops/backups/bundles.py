@@ -15,6 +15,7 @@ from typing import Literal
 
 from nexus_ops.backups.encryption import Recipients
 from nexus_ops.backups.manifest import BackupId, Bundle, Entry, Place, Stream
+from nexus_ops.backups.memory import bound_memory
 from nexus_ops.backups.progress import Meter
 from nexus_ops.errors import PermanentError, TemporaryError
 from nexus_ops.storage import AlreadyStored, ObjectStore, digest_of
@@ -48,12 +49,15 @@ class BundleWriter:
     def __init__(
         self, store: ObjectStore, place: Place, backup: BackupId, packing: Packing, meter: Meter | None = None
     ) -> None:
+        bound_memory()
         self.store, self.place, self.backup, self.packing = store, place, backup, packing
         self.meter = meter or Meter()
         self.recipients = Recipients(packing.recipients)
         self._pool = ThreadPoolExecutor(packing.workers, thread_name_prefix="bundle")
         self._slots = threading.Semaphore(packing.workers)
         self._failed: BaseException | None = None
+        self.encrypting = threading.Lock()
+        """One at a time: age keeps the interpreter's lock anyway, and each needs a bundle of memory twice."""
 
     def __enter__(self) -> BundleWriter:
         return self
@@ -169,7 +173,8 @@ class StreamWriter:
         level = 0 if self.compressed else self.writer.packing.level
         data: Data = _compress(raw, level) if level else raw
         del raw
-        data = self.writer.recipients.encrypt(data)
+        with self.writer.encrypting:
+            data = self.writer.recipients.encrypt(data)
         suffix = (".zst" if level or self.compressed else "") + (".age" if self.writer.packing.recipients else "")
         key = f"bundles/{self.writer.backup}/{self.name}/{number:06}{suffix}"
         digest = digest_of(data)

@@ -139,7 +139,8 @@ class Catalogue:
         """
         self.store.check_conditions(f"{self.place}/conditions")
         last = max((backup.at for backup in self._manifests()), default=None)
-        return BackupId.new(now if last is None or now > last else last + timedelta(seconds=1))
+        soonest = now if last is None else max(now, last + timedelta(seconds=1))  # ids know whole seconds
+        return BackupId.new(soonest)
 
     def commit(self, manifest: Manifest) -> Listed:
         """Make a backup visible: its bundles must all be stored. Moves `latest` to it, unless a later one is there."""

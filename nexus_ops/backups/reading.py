@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 
 from nexus_ops.backups.encryption import BadKey, Identity
 from nexus_ops.backups.manifest import Bundle, Manifest, Stream
+from nexus_ops.backups.memory import bound_memory
 from nexus_ops.backups.progress import Meter
 from nexus_ops.errors import PermanentError
 from nexus_ops.storage import NotStored, ObjectStore, digest_of
@@ -52,6 +53,7 @@ class BundleReader:
         """`identity`: None where the backup is not encrypted; the wrong one is refused here, before anything is read."""
         if identity is not None and manifest.recipients and not set(identity.public_keys) & set(manifest.recipients):
             raise BadKey("this identity is not among those it was encrypted to.", target=f"backup {manifest.id}")
+        bound_memory()
         self.store, self.manifest, self.identity, self.workers = store, manifest, identity, workers
         self.meter = meter or Meter()
         self._decrypting = Lock()

@@ -74,6 +74,13 @@ def test_killed_between_manifest_and_pointer_it_is_there(catalogue: Catalogue) -
     assert catalogue.latest().id == late.id
 
 
+def test_of_two_within_a_second_the_second_one_is_later(catalogue: Catalogue) -> None:
+    for milliseconds in range(200, 900, 100):
+        backup = catalogue.new_id(AT + timedelta(milliseconds=milliseconds))
+        catalogue.commit(manifest(backup))
+        assert catalogue.latest().id == backup
+
+
 def test_committing_twice_is_one_backup(catalogue: Catalogue) -> None:
     backup = catalogue.new_id(AT)
     catalogue.commit(manifest(backup))
