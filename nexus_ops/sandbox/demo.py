@@ -35,6 +35,12 @@ USERS = 250.0
 """Requests a second while there are canaries."""
 BAKE = 6
 """Seconds for which each share of the healthy canary is watched."""
+BLAMED = {
+    "release": "{version} is marked bad: it is refused everywhere, unless it is forced",
+    "platform": "what is lost, is lost by the whole portfolio, not by one colour of it: {version} is stopped, and not marked bad",
+    None: "nobody is to blame: {version} can be tried again",
+}
+"""Whom the record of a rollout that went back blames, in words."""
 LAUNCH = """
 mutation Launch($job: String!, $config: RunConfigData!, $tags: [ExecutionTag!], $assets: [AssetKeyInput!]) {
   launchRun(executionParams: {
@@ -171,11 +177,9 @@ class Demo:
                 told.add("cut")
                 self.say(f"     [bold red]cut[/]: {record['reason']}")
             if record["phase"] == ends == "rolled-back":
-                why = f"blames the {record['blames']}" if record["blames"] else "blames nobody"
                 share = max(stage["weight"] for stage in record["stages"] if stage["started"])
-                self.say(
-                    f"     [green]rolled back[/], as it should be: {why}; users never saw more than {share} % of it"
-                )
+                self.say(f"     [green]rolled back[/], as it should be: users never saw more than {share} % of it")
+                self.say(f"     {BLAMED[record['blames']].format(version=version)}")
                 return
             if record["phase"] == "rolled-back":
                 todo = f"Look at it in the UI: {self.ui.url}/assets/deployment"
