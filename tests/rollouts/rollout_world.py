@@ -301,10 +301,11 @@ class World:
         for colour in serving:
             why = f"{colour} has traffic and is scaled down"
             assert self.wanted.get(("orchestrator", colour), 0) >= SIZES["orchestrator"], why
-        if self.record.stable and not self.is_over_the_hill():
-            assert self.wanted["orchestrator", other(new)] >= SIZES["orchestrator"], "the stable copy has lost pods"
+        if self.record.stable:
             workers = sum(self.wanted.get(("hunter", colour), 0) for colour in COLOURS)
             assert workers >= SIZES["hunter"], "there are fewer workers than before"
+            if not self.is_over_the_hill():
+                assert self.wanted["orchestrator", other(new)] >= SIZES["orchestrator"], "the stable copy has lost pods"
 
     def is_over_the_hill(self) -> bool:
         """Whether 100 % has been observed and baked: only then the stable copy may go."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from rollout_world import SIZES, TIMES, World, edges, go_on, run, running, until, world
+from rollout_world import SIZES, TIMES, WORKS, World, edges, go_on, run, running, until, world
 
 from nexus_ops.rollouts.decision import Decision, Verdict
 from nexus_ops.rollouts.record import Wish
@@ -152,6 +152,46 @@ def test_a_gate_waits_for_a_person_and_an_approval_is_for_one_gate_only() -> Non
     assert run(made).record.phase == "done"
 
 
+def test_without_a_least_number_of_requests_nobody_asks_how_many_there_were() -> None:
+    made = until(canary(min_requests=0), "canary-5")
+    made.requests = None
+    assert run(made).record.phase == "done"
+
+
+def test_a_bake_does_not_end_on_a_share_that_is_not_there_any_more() -> None:
+    made = until(canary(bake_seconds=20), "canary-10")
+    go_on(made, 8)
+    made.edge = 3  # somebody has set the route behind our back
+    go_on(made, 30)
+    assert made.record.stage
+    assert made.record.stage.name == "canary-10"
+    assert "10 % were requested and had been seen, now they are not" in decides(made).why
+    made.edge = 10
+    assert run(made).record.phase == "done"
+
+
+def test_a_candidate_that_loses_pods_within_a_bake_gets_them_back() -> None:
+    made = until(canary(bake_seconds=60), "canary-10")
+    go_on(made, 5)
+    made.wanted["orchestrator", "green"] = made.there["orchestrator", "green"] = 1
+    go_on(made, 5)
+    assert running(made, "green")["orchestrator"] == SIZES["orchestrator"]
+
+
+def test_a_candidate_that_is_not_ready_any_more_gets_no_more_traffic() -> None:
+    made = until(canary(), "switch-traffic")
+    made.healthy = False
+    go_on(made, 30)
+    assert (made.edge, made.record.phase) == (50, "running")
+    made.healthy = True
+    assert run(made).edge == 100
+
+
+def test_everything_that_started_has_been_asked_before_the_candidate_has_all_traffic_for_good() -> None:
+    made = until(canary(), "monitor-health")
+    assert set(made.record.verified) == set(WORKS)
+
+
 def test_a_candidate_that_waits_at_a_gate_is_judged_on() -> None:
     made = until(canary(gates=("canary-25",)), "canary-25")
     go_on(made, 10)
@@ -176,6 +216,29 @@ def test_a_pause_holds_and_an_unpause_goes_on() -> None:
     assert made.edge == 25
     assert "somebody paused it: a hunch" in decides(made).why
     made.pause = None
+    assert run(made).record.phase == "done"
+
+
+def test_a_pause_holds_a_rollout_that_has_not_begun_and_a_share_that_has_not_moved() -> None:
+    made = canary()
+    made.pause = made.wish()
+    go_on(made, 60)
+    assert (made.record.applied, decides(made).step) == (False, "wait")
+    made.pause = None
+    until(made, "canary-25")
+    made.pause = made.wish()
+    go_on(made, 60)
+    assert (made.edge, decides(made).step) == (10, "wait")
+
+
+def test_a_paused_bake_waits_for_its_verdict_for_ever() -> None:
+    made = until(canary(), "canary-10")
+    go_on(made, 3)
+    made.verdict, made.pause = "insufficient", made.wish()
+    go_on(made, 200)
+    assert (made.edge, made.record.phase) == (10, "running")
+    made.pause = None
+    made.verdict = "pass"
     assert run(made).record.phase == "done"
 
 
@@ -209,6 +272,25 @@ def test_a_promotion_skips_the_shares_that_are_left_and_all_gates_but_not_the_ho
     assert not {25, 50} & set(edges(made, range(200)))
     assert made.record.phase == "done"
     assert made.record.ended("cleanup-blue-environment")
+
+
+def test_a_promotion_ends_the_bake_that_runs() -> None:
+    made = until(canary(bake_seconds=500), "canary-5")
+    go_on(made, 10)
+    made.promotion = made.wish()
+    go_on(made, 40)
+    assert made.edge == 100
+
+
+def test_within_the_hold_the_old_colour_outlives_what_cannot_be_measured_but_not_for_ever() -> None:
+    """The candidate has been found good: not to see it any more, for a while, is no reason to go back."""
+    made = until(canary(), "cleanup-blue-environment")
+    made.verdict = "error"
+    go_on(made, 20)  # beyond the hold of 5 s, and beyond the 15 s for which a bake would have waited
+    assert (made.record.phase, made.record.unmeasured_since) == ("running", None)
+    assert running(made, "blue")["orchestrator"] == SIZES["orchestrator"]
+    go_on(made, 40)
+    assert (made.record.phase, running(made, "blue")["orchestrator"]) == ("done", 0)
 
 
 def test_a_promotion_does_not_go_past_the_point_of_no_return_unasked() -> None:

@@ -155,6 +155,16 @@ def test_an_abort_wins_over_a_drain_that_does_not_end() -> None:
     assert (made.record.phase, made.edge, running(made, "blue")) == ("rolled-back", 0, SIZES)
 
 
+def test_where_nothing_has_begun_nothing_is_decided() -> None:
+    assert decide(Ledger(None), WORKS, world().observed(), world().now).step == "nothing"
+
+
+def test_an_abort_before_anything_was_applied_changes_nothing() -> None:
+    made = world()
+    made.aborted = True
+    assert [made.step().step for _ in range(3)] == ["roll-back", "rolled-back", "nothing"]
+
+
 def test_a_release_without_a_way_back_waits_for_approval() -> None:
     made = world()
     made.record = replace(made.record, needs_approval="schema 2 cannot go back")
@@ -179,13 +189,16 @@ def test_the_old_colour_is_kept_through_the_whole_hold() -> None:
         made.now += timedelta(seconds=1)
 
 
-def test_an_abort_after_the_old_colour_has_gone_brings_it_back_before_traffic() -> None:
+@pytest.mark.parametrize("visible", [True, False])
+def test_an_abort_after_the_old_colour_has_gone_brings_it_back_before_traffic(visible: bool) -> None:
     made = until(world(), "cleanup-blue-environment")
     while made.wanted["orchestrator", "blue"]:
         made.step()
         made.now += timedelta(seconds=1)
     made.let_pods_move(9)
-    made.aborted = True
+    made.aborted, made.visible = True, visible
+    go_on(made, 30)
+    made.visible = True
     run(made)  # check() in every step: traffic never leads to a colour that is not ready
     assert (made.record.phase, made.edge, running(made, "blue")) == ("rolled-back", 0, SIZES)
 

@@ -13,7 +13,7 @@ from datetime import timedelta
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from rollout_world import SIZES, TIMES, Driver, World, run, running, world
+from rollout_world import SIZES, TIMES, WORKS, Driver, World, run, running, world
 
 from nexus_ops.rollouts.decision import Verdict
 from nexus_ops.rollouts.record import Blame
@@ -159,7 +159,9 @@ class AnyRollout(RuleBasedStateMachine):
                 assert running(made, "blue") == SIZES
         else:
             assert made.edge == 100
+            assert running(made, made.record.candidate.colour) == SIZES
+            assert set(made.record.verified) == set(WORKS), "all that serves has been asked"
 
 
 TestAnyRollout = AnyRollout.TestCase
-TestAnyRollout.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestAnyRollout.settings = settings(max_examples=400, stateful_step_count=40, deadline=None)

@@ -182,7 +182,7 @@ def _verify(programs: Programs, data: Path, segment_bytes: int, relocated: bool)
     found = own_manifest.problems(data, segment_bytes, ("tablespace_map", "pg_tblspc") if relocated else ())
     if found:
         raise PermanentError(found[0], target=str(data))
-    return "backup_manifest"
+    return "files by their manifest (read by nexus-ops: pg_verifybackup does not run here)"
 
 
 def _count(server: Instance) -> tuple[dict[str, int], dict[str, str]]:
