@@ -7,6 +7,7 @@ import pytest
 from rollout_world import SIZES, TIMES, WORKS, World, edges, go_on, run, running, until, world
 
 from nexus_ops.rollouts.decision import Decision, Verdict
+from nexus_ops.rollouts.machine import decide
 from nexus_ops.rollouts.record import Wish
 from nexus_ops.rollouts.strategy import CANARY, Settings, names, stages_of
 from nexus_ops.topology import RolloutDefaults
@@ -187,6 +188,13 @@ def test_a_candidate_that_is_not_ready_any_more_gets_no_more_traffic() -> None:
     assert run(made).edge == 100
 
 
+def test_workers_are_asked_before_the_first_bake_begins() -> None:
+    made = until(canary(), "canary-5")
+    while made.record.stage and made.record.stage.until is None:
+        go_on(made, 1)
+    assert set(made.record.verified) == {"orchestrator", "hunter"}
+
+
 def test_everything_that_started_has_been_asked_before_the_candidate_has_all_traffic_for_good() -> None:
     made = until(canary(), "monitor-health")
     assert set(made.record.verified) == set(WORKS)
@@ -312,6 +320,39 @@ def test_a_candidate_that_failed_stays_for_its_logs_without_traffic_and_without_
     run(made)
     made.let_pods_move(9)
     assert set(running(made, "green").values()) == {0}
+
+
+def test_what_is_new_with_a_candidate_that_failed_stops_before_its_logs_are_kept() -> None:
+    """It has nothing to hand its work back to: nobody else would stop it."""
+    made = until(canary(logs_seconds=60), "canary-25")
+    go_on(made, 4)
+    made.verdict = "fail"
+    while made.record.logs_until is None:
+        go_on(made, 1)
+    made.wanted["hunter", "green"] = made.there["hunter", "green"] = 2
+    observed = replace(made.observed(), stable={name: WORKS[name] for name in ("orchestrator", "engine")})
+    decision = decide(made.ledger, WORKS, observed, made.now)
+    assert (decision.step, decision.colour, decision.targets) == ("scale", "green", {"hunter": 0})
+
+
+def test_the_way_back_is_not_over_while_the_candidate_finishes_what_it_has_begun() -> None:
+    made = until(canary(), "canary-25")
+    go_on(made, 4)
+    made.stuck = {("orchestrator", "green")}
+    made.verdict = "fail"
+    go_on(made, 60)
+    assert (made.record.phase, running(made, "green")["orchestrator"]) == ("rolling-back", 1)
+    made.stuck = set()
+    assert run(made).record.phase == "rolled-back"
+
+
+def test_the_same_release_again_has_nothing_to_restore() -> None:
+    made = canary()
+    made.record = replace(made.record, candidate=replace(made.record.candidate, release="old"))
+    until(made, "canary-10")
+    made.aborted = True
+    assert run(made).record.phase == "rolled-back"
+    assert not made.record.restored
 
 
 def test_an_abort_after_the_failure_ends_the_time_for_the_logs() -> None:

@@ -61,7 +61,12 @@ class Trouble:
 
 
 TROUBLE = {
-    "v1.2.0": Trouble({"error_ratio": WORSE * STABLE_ERRORS}, "request-errors of agent-orchestrator", "release"),
+    "v1.2.0": Trouble(
+        {"error_ratio": WORSE * STABLE_ERRORS},
+        "request-errors of agent-orchestrator",
+        "release",
+        before={"error_ratio": STABLE_ERRORS},  # or one in twenty of its rollouts ends with its smoke tests
+    ),
     "v1.3.0": Trouble(
         {"latency_ms": 400, "error_ratio": STABLE_ERRORS}, "slow-requests of agent-orchestrator", "release"
     ),
