@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rollout_world import GRACE, SIZES, WORKS, go_on, new_record, run, running, until, world
 
-from nexus_ops.rollouts.decision import Verdict
+from nexus_ops.rollouts.decision import Observed, Pods, Verdict
 from nexus_ops.rollouts.machine import decide
+from nexus_ops.rollouts.moves import share_workers
 from nexus_ops.rollouts.record import Event, ForeignRecord, Ledger, Record, StageState, Wish
 from nexus_ops.rollouts.strategy import Settings
 
@@ -153,6 +154,26 @@ def test_an_abort_wins_over_a_drain_that_does_not_end() -> None:
     made.aborted = True
     run(made)
     assert (made.record.phase, made.edge, running(made, "blue")) == ("rolled-back", 0, SIZES)
+
+
+@pytest.mark.parametrize(
+    ("workers", "weight", "taken", "left"),
+    [(1, 5, 1, 1), (1, 100, 1, 0), (4, 5, 1, 3), (4, 26, 2, 2), (4, 95, 4, 1), (4, 100, 4, 0)],
+)
+def test_workers_are_shared_in_whole_pods_and_none_is_left_at_the_end(
+    workers: int, weight: int, taken: int, left: int
+) -> None:
+    record = replace(new_record(stable=True), replicas={"hunter": workers})
+    pods = {("hunter", "blue"): Pods(workers, workers, workers)}
+    steps: list[tuple[str, str | None, int]] = []
+    while decision := share_workers(
+        record, {"hunter": "worker"}, Observed(pods, weight), to="green", away="blue", weight=weight
+    ):
+        assert decision.colour
+        number = decision.targets["hunter"]
+        steps.append((decision.step, decision.colour, number))
+        pods["hunter", decision.colour] = Pods(number, number, number)
+    assert steps == [("scale", "green", taken), *([("scale", "blue", left)] if left < workers else [])]
 
 
 def test_where_nothing_has_begun_nothing_is_decided() -> None:
