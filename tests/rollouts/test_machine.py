@@ -14,6 +14,7 @@ from nexus_ops.rollouts.machine import decide
 from nexus_ops.rollouts.moves import share_workers
 from nexus_ops.rollouts.record import Event, ForeignRecord, Ledger, Record, StageState, Wish
 from nexus_ops.rollouts.strategy import Settings
+from nexus_ops.topology import Colour
 
 
 def test_a_healthy_candidate_takes_over_and_the_old_colour_goes() -> None:
@@ -164,7 +165,7 @@ def test_workers_are_shared_in_whole_pods_and_none_is_left_at_the_end(
     workers: int, weight: int, taken: int, left: int
 ) -> None:
     record = replace(new_record(stable=True), replicas={"hunter": workers})
-    pods = {("hunter", "blue"): Pods(workers, workers, workers)}
+    pods: dict[tuple[str, Colour], Pods] = {("hunter", "blue"): Pods(workers, workers, workers)}
     steps: list[tuple[str, str | None, int]] = []
     while decision := share_workers(
         record, {"hunter": "worker"}, Observed(pods, weight), to="green", away="blue", weight=weight
