@@ -150,6 +150,8 @@ def _seed(scene: Scene) -> tuple[Run, Run]:
     scene.run([scene.program("createdb"), "seed"])
     load = scene.run(f"{aws} s3 cp {key} - | gunzip | {scene.program('psql')} -q seed")
     scene.run([scene.program("dropdb"), "seed"])
+    with scene.server.connect() as link:
+        link.execute("CHECKPOINT")
     return dump, load
 
 

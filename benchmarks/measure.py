@@ -43,6 +43,7 @@ def run(command: Sequence[str] | str, environment: Mapping[str, str], folder: Pa
     """
     argv = ["bash", "-o", "pipefail", "-c", command] if isinstance(command, str) else list(command)
     log = folder / "command.log"
+    os.sync()  # what an earlier one has left to the disk is not this one's to wait for
     began = time.monotonic()
     with log.open("wb") as out:
         process = subprocess.Popen(
