@@ -46,7 +46,7 @@ def bench() -> None:
                 **os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "REDISCLI_AUTH": address.password,
                 "NEXUS_BENCH_REDIS": f"{address.host}:{address.port}",
             }  # fmt: skip
-            ours = run([sys.executable, "-m", "benchmarks.bench_redis", "take"], environment, folder)
+            ours = run([sys.executable, "-m", "benchmarks.bench_redis"], environment, folder)
             program = shutil.which("redis-cli") or shutil.which("valkey-cli")
             if program is None or shutil.which("zstd") is None:
                 leave_out("back up a Redis", "redis-cli or zstd is not installed")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +34,14 @@ class Keys:
     path: Path
     public: str
     identity: Identity
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait until it holds; `what` is said when it does not within a minute."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
 
 
 def manifest(backup: BackupId, **changes: object) -> Manifest:

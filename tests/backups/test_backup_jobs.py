@@ -6,8 +6,7 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,6 +17,7 @@ import dagster as dg
 import psycopg
 import pytest
 import redis
+from backup_scene import until
 
 from nexus_ops.assets.backups import BACKUPS, CHECKS, DRILL
 from nexus_ops.backups.catalogue import Catalogue
@@ -223,13 +223,6 @@ def archiving(scene: Scene) -> Generator[None]:
         receiver.terminate()
         receiver.wait()
         scene.sql("SELECT pg_drop_replication_slot('nexus_archive')")
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
 
 
 def test_what_somebody_deleted_comes_back_as_it_was_a_moment_before(scene: Scene, instance: dg.DagsterInstance) -> None:

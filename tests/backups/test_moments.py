@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from backup_scene import AT, PLACE, Keys, contents, manifest
+from backup_scene import AT, PLACE, Keys, contents, manifest, until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -128,13 +127,6 @@ def receiving(receiver: Receiver) -> Generator[None]:
         stop.set()
         thread.join(60)
     assert failed == []
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def test_restored_to_a_time_there_are_the_commits_until_then(
