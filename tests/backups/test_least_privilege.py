@@ -121,7 +121,7 @@ def test_each_policy_is_enough_for_its_work(context_as: Callable[[str], BackupCo
 def test_none_of_them_may_do_the_work_of_another(context_as: Callable[[str], BackupContext]) -> None:
     taking = context_as("backup")
     listed = take_backup(taking, "a test").listed
-    bundle = listed.manifest.streams[0].bundles[0].key
+    bundle = f"{taking.place}/{listed.manifest.streams[0].bundles[0].key}"
     for role in ("backup", "drill"):
         with pytest.raises(StoreRefused, match="could not delete: AccessDenied"):
             context_as(role).catalogue.store.delete(bundle)
