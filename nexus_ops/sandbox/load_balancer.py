@@ -168,14 +168,11 @@ class State:
         self.namespace: str = ingress["metadata"]["namespace"]
         self.name: str = ingress["metadata"]["name"]
         self.annotations: dict[str, str] = ingress["metadata"].get("annotations") or {}
-        self.services: dict[str, Object] = {}
         self.targets: dict[str, list[tuple[str, int]]] = {}
         for _, _, groups in self.rules():
             for service, _, _ in groups:
-                found = store.find("services", self.namespace, service)
-                if found is None:
+                if store.find("services", self.namespace, service) is None:
                     raise ValueError(f"Service {self.namespace}/{service} not found")  # the real one stops there, too
-                self.services[service] = found
                 self.targets[service] = list(_targets(store, self.namespace, service))
 
     @property
