@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import dagster as dg
 
 from nexus_ops import partitions
+from nexus_ops.assets.checking import last_evaluation
+from nexus_ops.assets.over_time import over_time
 from nexus_ops.resources import NexusResource
 
 if TYPE_CHECKING:
@@ -33,7 +35,15 @@ OF_EACH = {
 OWN = "cloudnativepg"
 """The check of PostgreSQL's second backup. It blocks nothing: the drill restores ours."""
 OF_OWN = "where CloudNativePG runs the server, its own backup is completed and the log that it needs is in its archive."
+FIRST_SEEN = "nothing_since"
+"""Since when a check says that nothing has come yet."""
 What = Literal["fresh", "verified", "retained", "copied"]
+NIGHTS = {"Size, MB": ["raw_megabytes", "stored_megabytes"], "Seconds": ["seconds"]}
+DRILLS = {
+    f"{what.upper()}, {unit}": [f"{system}/{what}_{unit}" for system in BACKUPS]
+    for what, unit in (("rto", "seconds"), ("rpo", "hours"))
+}
+"""Pictures of the numbers over time, by title."""
 MOST_TABLES = 200
 """Tables whose counts and sums are shown of a drill."""
 OVER_TIME: dict[What, str] = {
@@ -76,7 +86,9 @@ def _asset(system: "System", kinds: set[str], description: str) -> dg.AssetsDefi
 
         database = nexus.backups(context.partition_key, system, report=context.log.info)
         taken = take_backup(database, f"run-{context.run.run_id[:8]}")
-        yield dg.MaterializeResult(metadata=_metadata(taken))
+        facts = _metadata(taken)
+        facts["over_time"] = over_time(context.instance, BACKUPS[system], context.partition_key, NIGHTS, facts)
+        yield dg.MaterializeResult(metadata=facts)
         answers = {"complete": taken.complete, "read_back": taken.read_back, "plausible": taken.plausible}
         if system == "postgresql":
             answers[OWN] = taken.own
@@ -137,7 +149,9 @@ def drill(context: dg.AssetExecutionContext, nexus: NexusResource) -> Iterator[d
             context.log.info("%s", error)
         except OperationError as error:
             problems.append(f"{system}: {error}")
-    yield dg.MaterializeResult(metadata=_drilled(found))
+    facts = {"cluster": context.partition_key, **_drilled(found)}
+    facts["over_time"] = over_time(context.instance, DRILL, context.partition_key, DRILLS, facts)
+    yield dg.MaterializeResult(metadata=facts)
     if problems:
         raise dg.Failure("; ".join(problems), allow_retries=False)
 
@@ -155,14 +169,28 @@ def backup_checks(context: dg.AssetCheckExecutionContext, nexus: NexusResource) 
     for key in sorted(context.selected_asset_check_keys):
         what, cluster, system = CHECKS[key]
         answer = judge(nexus, what, cluster, system)
-        metadata = {} if answer.hours is None else {"hours": round(answer.hours, 2)}
+        metadata: dict[str, Any] = {} if answer.hours is None else {"hours": round(answer.hours, 2)}
+        severity = dg.AssetCheckSeverity.ERROR
+        if answer.first:
+            since, severity = first_day(last_evaluation(context.instance, key), datetime.now(UTC))
+            metadata[FIRST_SEEN] = dg.MetadataValue.timestamp(since)
         yield dg.AssetCheckResult(
             asset_key=key.asset_key,
             check_name=key.name,
             passed=answer.passed,
+            severity=severity,
             description=answer.why,
             metadata=metadata,
         )
+
+
+def first_day(before: dg.AssetCheckEvaluation | None, now: datetime) -> tuple[datetime, dg.AssetCheckSeverity]:
+    """Since when a check says that nothing has come yet, and how bad that is: a warning for as long as a night may take."""
+    from nexus_ops.backups.judging import FRESH
+
+    seen = before.metadata.get(FIRST_SEEN) if before else None
+    since = datetime.fromtimestamp(seen.value, UTC) if isinstance(seen, dg.TimestampMetadataValue) else now
+    return since, dg.AssetCheckSeverity.WARN if now - since < FRESH else dg.AssetCheckSeverity.ERROR
 
 
 def judge(nexus: NexusResource, what: What, cluster: str, system: "System") -> "Answer":
@@ -188,6 +216,7 @@ def _metadata(taken: "Taken") -> dict[str, Any]:
     manifest = taken.listed.manifest
     seconds = max(taken.seconds, 0.001)
     facts: dict[str, Any] = {
+        "cluster": manifest.cluster,
         "summary": dg.MetadataValue.md(_summary(taken)),
         "id": str(manifest.id),
         "kind": manifest.kind,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from nexus_ops import partitions
+from nexus_ops.markdown import paragraph
 
 if TYPE_CHECKING:
     from nexus_ops.rollouts.evaluation import Evaluation
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 CANARY_ANALYSIS = dg.AssetKey("canary_analysis")
 DIGEST = "evidence_digest"
 """The metadata key by which an evaluation is known."""
+DECIMALS = 5
+"""Of the numbers that are shown; the evidence has them whole."""
 
 canary_analysis = dg.AssetSpec(
     key=CANARY_ANALYSIS,
@@ -37,16 +40,17 @@ def evaluation_of(found: "Evaluation", store: str) -> dg.AssetMaterialization:
         CANARY_ANALYSIS,
         partition=found.cluster,
         metadata={
+            "cluster": found.cluster,
             "summary": f"{found.version}, {found.stage}: {found.verdict}",
             "verdict": found.verdict,
-            "reason": dg.MetadataValue.md(found.reason),
+            "reason": dg.MetadataValue.md(paragraph(found.reason)),
             "charts": dg.MetadataValue.md(found.charts_markdown()),
             "stage": found.stage,
             "version": found.version,
             "rollout": found.rollout,
             "stored": f"{store}/evidence/{found.digest}",
             DIGEST: found.digest,
-            **{name: dg.MetadataValue.float(value) for name, value in found.numbers.items()},
+            **{name: dg.MetadataValue.float(round(value, DECIMALS)) for name, value in found.numbers.items()},
         },
     )
 

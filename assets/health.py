@@ -12,6 +12,8 @@ import dagster as dg
 
 from nexus_ops import partitions
 from nexus_ops.assets.checking import last_evaluation, report_check, tell_change
+from nexus_ops.assets.over_time import over_time
+from nexus_ops.markdown import paragraph
 from nexus_ops.resources import NexusResource
 
 if TYPE_CHECKING:
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
     from nexus_ops.health.take import Connect
 
 HEALTH = dg.AssetKey("health")
+OVER_TIME = {
+    "Overall: 3 healthy, 2 degraded, 1 unknown, 0 failed": ["score"],
+    "Pods": ["workloads/pods ready", "workloads/pods wanted"],
+    "Edge, median milliseconds": ["edge/median milliseconds"],
+}
 What = Literal["critical_probes", "fresh"]
 NEVER: dict[str, float] = {}
 """The metadata of a check of freshness where there is no snapshot at all."""
@@ -58,7 +65,7 @@ def health(context: dg.AssetExecutionContext, nexus: NexusResource) -> dg.Materi
 
     snapshot = take(context.partition_key, _connect(nexus, context.partition_key), PROBES)
     context.log.info("%s is %s", snapshot.cluster, snapshot.state)
-    return dg.MaterializeResult(metadata=_metadata(snapshot, save(nexus.store(), snapshot)))
+    return dg.MaterializeResult(metadata=_metadata(context.instance, snapshot, save(nexus.store(), snapshot)))
 
 
 def check_name(what: What, cluster: str) -> str:
@@ -105,7 +112,7 @@ def look_at_all_clusters(
     names = [cluster.name for cluster in nexus.topology().enabled_clusters]
     for snapshot in take_all({name: _connect(nexus, name) for name in names}, PROBES):
         context.log.info("%s is %s", snapshot.cluster, snapshot.state)
-        metadata = _metadata(snapshot, save(store, snapshot))
+        metadata = _metadata(context.instance, snapshot, save(store, snapshot))
         yield dg.AssetMaterialization(HEALTH, partition=snapshot.cluster, metadata=metadata)
     # The UI shows a check as evaluated only when it is of the newest materialization.
     for name, (what, cluster) in CHECKS.items():
@@ -161,17 +168,21 @@ def _connect(nexus: NexusResource, cluster: str) -> "Connect":
     return lambda: nexus.rollouts(cluster, patience=PATIENCE)
 
 
-def _metadata(snapshot: "Snapshot", key: "SnapshotKey") -> dict[str, Any]:
-    from nexus_ops.health.report import numbers, rows, table, what_next
+def _metadata(instance: dg.DagsterInstance, snapshot: "Snapshot", key: "SnapshotKey") -> dict[str, Any]:
+    from nexus_ops.health.report import numbers, rows, summary, table, what_next
 
+    found = numbers(snapshot)
     return {
-        "summary": dg.MetadataValue.md(table(snapshot)),
+        "cluster": snapshot.cluster,
+        "summary": dg.MetadataValue.md(paragraph(summary(snapshot))),
+        "what_next": dg.MetadataValue.md(paragraph(what_next(snapshot))),
+        "report": dg.MetadataValue.md(table(snapshot)),
+        "over_time": over_time(instance, HEALTH, snapshot.cluster, OVER_TIME, found),
         "probes": dg.TableMetadataValue([dg.TableRecord(row) for row in rows(snapshot)], TABLE),
         "state": snapshot.state,
-        "what_next": dg.MetadataValue.md(what_next(snapshot)),
         "taken": dg.MetadataValue.timestamp(snapshot.taken),
         "stored": str(key),
-        **numbers(snapshot),
+        **found,
     }
 
 

@@ -9,6 +9,7 @@ import dagster as dg
 
 from nexus_ops import partitions
 from nexus_ops.assets.checking import tell_change
+from nexus_ops.markdown import bullets
 from nexus_ops.resources import NexusResource
 
 if TYPE_CHECKING:
@@ -145,8 +146,8 @@ def _verdict(found: "Judgement", fine: str) -> dict[str, Any]:
         "severity": dg.AssetCheckSeverity.ERROR if found.drift else dg.AssetCheckSeverity.WARN,
         "description": found.summary(fine),
         "metadata": {
-            "drift": dg.MetadataValue.md("\n".join(f"- {line}" for line in found.drift) or "none"),
-            "not_seen": dg.MetadataValue.md("\n".join(f"- {line}" for line in found.unseen) or "nothing"),
+            "drift": dg.MetadataValue.md(bullets(found.drift)),
+            "not_seen": dg.MetadataValue.md(bullets(found.unseen, none="nothing")),
             "also_there": ", ".join(found.also) or "-",
             **found.numbers,
         },

@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from nexus_ops import partitions
+from nexus_ops.markdown import bullets
 from nexus_ops.refusals import in_a_sentence
 from nexus_ops.releases.gates import GATES, Gate
 from nexus_ops.releases.waves import wave_of
@@ -78,7 +79,7 @@ def release(
             "actor": context.run_tags.get("actor") or getpass.getuser(),
             "objects": dg.TableMetadataValue([dg.TableRecord(row) for row in rows], dg.TableSchema(columns)),
             "object_count": len(objects),
-            "images": dg.MetadataValue.md("\n".join(f"- `{image}`" for image in built.images.values())),
+            "images": dg.MetadataValue.md(bullets(f"`{image}`" for image in built.images.values())),
             "changes": dg.MetadataValue.md(
                 against + markdown(diff(map(without_version, earlier), map(without_version, objects)))
             ),
@@ -125,7 +126,7 @@ def _gate(name: Gate) -> dg.AssetChecksDefinition:
         renderings = [releases.render(built, cluster, part) for part in ("shared", "blue", "green")]
         result = judge(name, renderings, topology)
         metadata: dict[str, Any] = {
-            "problems": dg.MetadataValue.md("\n".join(f"- {problem}" for problem in result.problems) or "none"),
+            "problems": dg.MetadataValue.md(bullets(result.problems)),
             "release": built.digest,
         }
         if name == "capacity":

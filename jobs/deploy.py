@@ -193,15 +193,16 @@ def grant(context: dg.OpExecutionContext, config: ApproveConfig, nexus: NexusRes
 
 @dg.op(name="request_pause", description="Write the pause into the record.")
 @in_a_sentence
-def request_pause(context: dg.OpExecutionContext, config: WishConfig, nexus: NexusResource) -> None:
-    """The candidate keeps the share that it has, and is judged on; nothing further begins."""
+def request_pause(context: dg.OpExecutionContext, config: WishConfig, nexus: NexusResource) -> str:
+    """The candidate keeps the share that it has, and is judged on; nothing further begins. The record says so, too."""
     from nexus_ops.rollouts.operations import pause as pause_rollout
 
+    _drives(context, config.cluster)
     record = pause_rollout(nexus.rollouts(config.cluster), _actor(context), config.reason)
-    tag_run(context, record)
     context.log.info(
         "%s is held where it is. A verdict against it, and an abort, still count.", record.candidate.version
     )
+    return config.cluster
 
 
 @dg.op(name="end_pause", description="Take the pause out of the record.")
@@ -224,9 +225,10 @@ def request_promotion(context: dg.OpExecutionContext, config: WishConfig, nexus:
 
     _drives(context, config.cluster)
     record = promote(nexus.rollouts(config.cluster), _actor(context), config.reason)
-    context.log.info(
-        "%s gets all traffic now. A verdict against it, and an abort, still count.", record.candidate.version
+    what = (
+        "gets all traffic now" if record.weight < 100 else "has all traffic already; what is left to watch is skipped"
     )
+    context.log.info("%s %s. A verdict against it, and an abort, still count.", record.candidate.version, what)
     return config.cluster
 
 
@@ -243,6 +245,7 @@ def find(context: dg.OpExecutionContext, config: ResumeConfig) -> str:
     "plan",
     cluster="",
     version="",
+    strategy="",
     dry_run=True,
 )
 def deploy() -> None:
@@ -278,7 +281,7 @@ def approve() -> None:
     reason="by hand",
 )
 def pause() -> None:
-    request_pause()
+    drive_stages(request_pause())
 
 
 @control_job("Let a paused rollout go on.", "end_pause", cluster="")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from nexus_ops.assets.deployments import DEPLOYMENT
+from nexus_ops.markdown import bullets, paragraph, steps
 from nexus_ops.refusals import in_a_sentence
 from nexus_ops.resources import NexusResource
 from nexus_ops.rollouts.strategy import CANARY, TITLES, Stage
@@ -101,10 +102,11 @@ def report(context: dg.OpExecutionContext, record: "Record", store: str) -> None
     result = result_of(record)
     # In the order of an operator's questions: what, is it good, what next, from what, by whom, when; then the rest.
     metadata = {
+        "cluster": record.cluster,
         "summary": result.summary(),
-        "reason": result.reason or "-",
+        "reason": dg.MetadataValue.md(paragraph(result.reason) or "none"),
         "blames": record.blames or "-",
-        "what_next": dg.MetadataValue.md(result.what_next()),
+        "what_next": dg.MetadataValue.md(paragraph(result.what_next())),
         "version": result.version,
         "colour": result.colour,
         "from": result.before,
@@ -112,24 +114,20 @@ def report(context: dg.OpExecutionContext, record: "Record", store: str) -> None
         "began": dg.MetadataValue.timestamp(moment(record.started)),
         "updated": dg.MetadataValue.timestamp(moment(record.updated or record.started)),
         "seconds": round(result.seconds, 1),
-        "timings": dg.MetadataValue.md(
-            "\n".join(f"- {name}: {seconds} s" for name, seconds in result.timings.items()) or "-"
-        ),
+        "timings": dg.MetadataValue.md(bullets(f"{name}: {seconds} s" for name, seconds in result.timings.items())),
         "strategy": record.settings.strategy,
         "success": result.success,
         "phase": result.phase,
         "stage": record.stage.name if record.stage else "over",
-        "bakes": dg.MetadataValue.md("\n".join(f"- {bake}" for bake in result.bakes) or "-"),
-        "smoke_tests": dg.MetadataValue.md(
-            "\n".join(f"- **{name}**: {answers}" for name, answers in result.smoke.items()) or "-"
-        ),
-        "rollback_plan": dg.MetadataValue.md("\n".join(f"1. {step}" for step in result.rollback)),
+        "bakes": dg.MetadataValue.md(bullets(result.bakes)),
+        "smoke_tests": dg.MetadataValue.md(bullets(f"**{name}**: {answers}" for name, answers in result.smoke.items())),
+        "rollback_plan": dg.MetadataValue.md(steps(result.rollback)),
         "weight_requested": record.weight,
         # A number where there is one, so that the UI plots both weights over time.
         "weight_observed": record.observed if record.observed is not None else "not seen yet",
-        "events": dg.MetadataValue.md("\n".join(f"- {event}" for event in result.events) or "-"),
+        "events": dg.MetadataValue.md(bullets(result.events)),
         "evidence": dg.MetadataValue.md(
-            "\n".join(f"- {verdict}: {store}/{key}" for verdict, key in result.evidence.items()) or "-"
+            bullets(f"{verdict}: {store}/{key}" for verdict, key in result.evidence.items())
         ),
         "plan": f"{store}/plans/{result.plan}",
         "release": result.release,

@@ -7,6 +7,8 @@ an error is stable; what varies goes into its fields, so that alerts can be grou
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+
 
 class OperationError(Exception):
     """An operation that could not be carried out.
@@ -42,7 +44,8 @@ class UnknownName(PermanentError):
         self, kind: str, name: str, known: list[str], *, target: str | None = None, todo: str | None = None
     ) -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
-        listed = f"Known: {', '.join(self.known) or 'none'}."
+        near = get_close_matches(name, self.known, 1)
+        listed = f"Known: {', '.join(self.known) or 'none'}." + (f" Did you mean {near[0]}?" if near else "")
         super().__init__(
             f"there is no {kind} named {name!r}.", target=target, todo=f"{listed} {todo}" if todo else listed
         )

@@ -254,8 +254,8 @@ class Topology(Declaration):
             raise TopologyError(first_problem(error), target=source) from None
 
     def cluster(self, name: str) -> Cluster:
-        """The cluster of this name, or `UnknownName` with the ones there are."""
-        return _named("cluster", name, self.clusters)
+        """The cluster of this name, or `UnknownName` with the ones that can be operated."""
+        return _named("cluster", name, self.clusters, [cluster.name for cluster in self.enabled_clusters])
 
     def component(self, name: str) -> Component:
         """The component of this name, or `UnknownName` with the ones there are."""
@@ -350,9 +350,10 @@ def project_folder() -> Path:
     return checkout if (checkout / "topology.yaml").exists() else Path.cwd()
 
 
-def _named(kind: str, name: str, things: Mapping[str, Thing]) -> Thing:
+def _named(kind: str, name: str, things: Mapping[str, Thing], offered: list[str] | None = None) -> Thing:
+    """`offered`: the names that the error lists; all, where it is not given."""
     if name not in things:
-        raise UnknownName(kind, name, list(things))
+        raise UnknownName(kind, name, offered or list(things))
     return things[name]
 
 

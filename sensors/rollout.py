@@ -99,6 +99,7 @@ def observation(attended: "Attended", driver: str) -> dg.AssetObservation:
     """A decision with its numbers, for the asset `canary_analysis`."""
     record, decision, seen = attended.record, attended.decision, attended.observed
     metadata: dict[str, Any] = {
+        "cluster": record.cluster,
         "decision": decision.step,
         "why": decision.why,
         "verdict": seen.verdict or "-",

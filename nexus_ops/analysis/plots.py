@@ -1,41 +1,21 @@
-"""Pictures of stored evidence, as SVG: evidence over time, both colours' rates with bands, the share of the traffic.
-
-Drawn by hand: three line charts need no library, and the pictures have to be small (they lie in an event log).
-"""
+"""Pictures of stored evidence: evidence over time, both colours' rates with bands, the share of the traffic."""
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from nexus_ops.analysis.counters import Last, differences
 from nexus_ops.analysis.judge import Plan
+from nexus_ops.analysis.metrics import Guardrail
 from nexus_ops.analysis.replay import curve, read
 from nexus_ops.analysis.samples import Sample
+from nexus_ops.charts import Line, Point, chart
 
-WIDTH, HEIGHT = 640, 220
-LEFT, RIGHT, TOP, BOTTOM = 64, 150, 26, 28
-MOST_POINTS = 120
-"""Points of a line; more cannot be told apart."""
 WINDOW = 60.0
 """Seconds over which a rate is taken."""
 STABLE, CANDIDATE, PLAIN, LIMIT = "#3563c9", "#c9632a", "#444444", "#b3261e"
-Point = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line: its name in the legend, its points (seconds, value), and the band around it (low, high)."""
-
-    name: str
-    colour: str
-    points: Sequence[Point]
-    band: Sequence[tuple[float, float]] = ()
-    dashed: bool = False
-    steps: bool = False
 
 
 def pictures(document: Mapping[str, Any]) -> dict[str, str]:
@@ -46,6 +26,7 @@ def pictures(document: Mapping[str, Any]) -> dict[str, str]:
     began = samples[0].time
     component = _busiest(plan, samples)
     found = {
+        **_broken_limits(plan, samples, began),
         "Evidence that the candidate is worse": _evidence(document, began, 1.0 / plan.alpha),
         **{
             f"{metric.name} of {component}": _rates(plan, samples, metric.name, component, began)
@@ -55,14 +36,6 @@ def pictures(document: Mapping[str, Any]) -> dict[str, str]:
         "The candidate's share of the requests": _shares(plan, samples, component, began),
     }
     return {title: chart for title, chart in found.items() if chart}
-
-
-def markdown(charts: Mapping[str, str]) -> str:
-    """The pictures within a page of Markdown."""
-    return "\n\n".join(
-        f"**{title}**\n\n![{title}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
-        for title, svg in charts.items()
-    )
 
 
 def _evidence(document: Mapping[str, Any], began: float, threshold: float) -> str:
@@ -82,6 +55,34 @@ def _rates(plan: Plan, samples: Sequence[Sample], metric: str, component: str, b
             points = [(t - began, e / n) for t, e, n in counted]
             lines.append(Line(f"{label} ({name})", colour, points, [wilson(e, n) for _, e, n in counted]))
     return chart(lines, lambda value: f"{value:.2%}") if lines else ""
+
+
+def _broken_limits(plan: Plan, samples: Sequence[Sample], began: float) -> dict[str, str]:
+    """The guardrails that the platform or the candidate has broken, each with its limit, by title."""
+    found: dict[str, str] = {}
+    for metric in plan.rules.metrics.values():
+        if not isinstance(metric, Guardrail):
+            continue
+        series: dict[tuple[str, str], list[Point]] = {}
+        for sample in samples:
+            answer = sample.answers.get(metric.name)
+            for level in answer.levels if answer else ():
+                series.setdefault((level.component, level.colour), []).append((sample.time - began, level.value))
+        limit = metric.above if metric.above is not None else metric.below or 0.0
+        for (component, colour), points in series.items():
+            if colour not in ("", plan.candidate) or not any(metric.breached(value) for _, value in points):
+                continue
+            lines = [Line(metric.name, CANDIDATE, points)]
+            if colour:
+                lines = [Line(f"candidate ({colour})", CANDIDATE, points)]
+                if stable := series.get((component, plan.stable)):
+                    lines.insert(0, Line(f"stable ({plan.stable})", STABLE, stable))
+            lines.append(
+                Line(f"limit {limit:g}", LIMIT, [(0.0, limit), (samples[-1].time - began, limit)], dashed=True)
+            )
+            whose = f" of {component}" if component else ""
+            found[f"{metric.name}{whose}, and its limit"] = chart(lines, lambda value: f"{value:.4g}")
+    return found
 
 
 def _shares(plan: Plan, samples: Sequence[Sample], component: str, began: float) -> str:
@@ -135,53 +136,3 @@ def _busiest(plan: Plan, samples: Sequence[Sample]) -> str:
         for count in answer.counts:
             served_by[count.component] = served_by.get(count.component, 0.0) + count.total
     return max(served_by, key=lambda name: served_by[name], default=plan.components[0] if plan.components else "")
-
-
-# ---------------------------------------------------------------------- drawing
-
-
-def chart(lines: Sequence[Line], label: Any) -> str:
-    """A line chart; `label` writes a value of the upright axis."""
-    times = [x for line in lines for x, _ in line.points]
-    values = [y for line in lines for _, y in line.points] + [v for line in lines for pair in line.band for v in pair]
-    last, low, high = max(times) or 1.0, min(0.0, *values), max(values)
-    high = high if high > low else low + 1.0
-    wide, tall = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-
-    def at(point: Point) -> str:
-        x, y = LEFT + wide * point[0] / last, TOP + tall * (1 - (point[1] - low) / (high - low))
-        return f"{x:.1f},{y:.1f}"
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" font-size="11">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
-    ]
-    for step in range(5):
-        value = low + (high - low) * step / 4
-        y = at((0, value)).split(",")[1]
-        parts.append(f'<line x1="{LEFT}" x2="{LEFT + wide}" y1="{y}" y2="{y}" stroke="#dddddd"/>')
-        parts.append(
-            f'<text x="{LEFT - 6}" y="{float(y) + 4:.1f}" text-anchor="end" fill="#555555">{label(value)}</text>'
-        )
-        x = at((last * step / 4, low)).split(",")[0]
-        time = f"{last * step / 4 / 60:.1f} min"
-        parts.append(f'<text x="{x}" y="{HEIGHT - 10}" text-anchor="middle" fill="#555555">{time}</text>')
-    for number, line in enumerate(lines):
-        kept = range(0, len(line.points), max(1, math.ceil(len(line.points) / MOST_POINTS)))
-        points = [line.points[i] for i in kept]
-        if line.band:
-            edge = [at((line.points[i][0], line.band[i][1])) for i in kept]
-            edge += [at((line.points[i][0], line.band[i][0])) for i in reversed(kept)]
-            parts.append(f'<polygon points="{" ".join(edge)}" fill="{line.colour}" fill-opacity="0.15"/>')
-        if line.steps:
-            points = [p for a, b in zip(points, points[1:] + points[-1:], strict=True) for p in (a, (b[0], a[1]))]
-        dash = ' stroke-dasharray="5 4"' if line.dashed else ""
-        drawn = " ".join(map(at, points))
-        parts.append(f'<polyline points="{drawn}" fill="none" stroke="{line.colour}" stroke-width="1.6"{dash}/>')
-        y = TOP + 14 + 18 * number
-        x = LEFT + wide + 12
-        parts.append(
-            f'<line x1="{x}" x2="{x + 18}" y1="{y - 4}" y2="{y - 4}" stroke="{line.colour}" stroke-width="2"{dash}/>'
-        )
-        parts.append(f'<text x="{x + 24}" y="{y}" fill="#222222">{line.name}</text>')
-    return "".join([*parts, "</svg>"])

@@ -20,6 +20,7 @@ SHRUNK = 0.5
 """A backup of less than this part of the last one is not believed."""
 SMALL = 1 << 20
 """Below this (bytes) everything may shrink."""
+NONE_YET = "there is no backup yet; the schedule takes one every night, and the sensor backup_watch one that was missed"
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Answer:
     why: str
     hours: float | None = None
     """The age that was judged."""
+    first: bool = False
+    """It fails because nothing has come yet at all: on its first day that is no alarm."""
 
 
 def held(listed: Listed, now: datetime) -> Held:
@@ -85,7 +88,7 @@ def is_plausible(manifest: Manifest, before: Manifest | None) -> Answer:
 def is_fresh(listing: Listing, now: datetime) -> Answer:
     """Whether the newest backup is young enough."""
     if not listing.backups:
-        return Answer(False, "there is no backup")
+        return Answer(False, NONE_YET, first=True)
     newest = listing.backups[-1]
     age = now - newest.manifest.ended
     said = f"{newest.id} ended {_hours(age)} ago; allowed: {_hours(FRESH)}"
@@ -97,7 +100,13 @@ def is_verified(listing: Listing, now: datetime) -> Answer:
     drills = [one.drill for one in listing.backups if one.drill is not None]
     passed = [drill for drill in drills if drill.passed]
     if not passed:
-        return Answer(False, "no drill has restored any backup")
+        failed = [finding for drill in drills for finding in drill.findings]
+        said = (
+            f"no drill has restored any backup: {'; '.join(failed)}"
+            if failed
+            else "no drill has restored any backup yet"
+        )
+        return Answer(False, said, first=not drills)
     newest = max(passed, key=lambda drill: drill.at)
     age = now - newest.at
     failed = [drill for drill in drills if not drill.passed and drill.at > newest.at]
@@ -140,7 +149,7 @@ def is_copied(listing: Listing, second: Listing | None) -> Answer:
     if second is None:
         return Answer(False, "no second store is named (NEXUS_BACKUP_DR_STORE)")
     if not listing.backups:
-        return Answer(False, "there is no backup")
+        return Answer(False, NONE_YET, first=True)
     newest, there = listing.backups[-1], {one.id: one.digest for one in second.backups}
     if there.get(newest.id) == newest.digest:
         return Answer(True, f"{newest.id} is there")

@@ -38,6 +38,15 @@ class Plan:
     """How long the last drill of this backup took."""
 
     @property
+    def not_there(self) -> list[str]:
+        """Tables that are wanted and not in the target; whether the backup holds them shows when it is brought up."""
+        return [
+            table
+            for table in self.tables
+            if not any(f"{database}.{table}" in self.overwritten for database in self.databases)
+        ]
+
+    @property
     def is_empty(self) -> bool:
         return not any(self.overwritten.values())
 
@@ -64,6 +73,12 @@ class Plan:
         else:
             lines += ["- overwritten, after a safety backup:", "", "| what | about |", "|---|---|"]
             lines += [f"| {name} | {count} |" for name, count in list(self.overwritten.items())[:50]]
+        if self.not_there:
+            lines += [
+                "",
+                f"**Not in the target: {', '.join(self.not_there)}.** Check the spelling: whether the backup holds it shows only when "
+                "the backup is up in a scratch server. If it does not, the restore is refused then, and nothing is changed.",
+            ]
         return "\n".join(lines)
 
 

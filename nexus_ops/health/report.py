@@ -17,6 +17,13 @@ def table(snapshot: Snapshot) -> str:
     return "\n".join([head, "", "| what | state | why | what next |", "|---|---|---|---|", *rows, "", note])
 
 
+def summary(snapshot: Snapshot) -> str:
+    """The overall word, and every probe that is not healthy with its reason, the critical ones first."""
+    bad = sorted((one for one in snapshot.results if one.state != "healthy"), key=_urgency)
+    why = "; ".join(f"{one.probe} {one.state}: {one.why}" for one in bad) or f"all {len(snapshot.results)} probes"
+    return f"{SIGNS[snapshot.state]} {snapshot.state}. {why[0].upper()}{why[1:]}."
+
+
 def rows(snapshot: Snapshot) -> list[dict[str, str | float | bool]]:
     """The same as records, for a table that a program can read."""
     return [
@@ -39,13 +46,15 @@ def _cell(text: str) -> str:
 
 def what_next(snapshot: Snapshot) -> str:
     """The worst trouble's way out; critical probes first."""
-    troubles = sorted(
-        (result for result in snapshot.results if result.state != "healthy"),
-        key=lambda result: (not result.critical, -STATES.index(result.state)),
-    )
+    troubles = sorted((result for result in snapshot.results if result.state != "healthy"), key=_urgency)
     if not troubles:
         return "Nothing: all is well."
     return f"{troubles[0].probe}: {troubles[0].todo or troubles[0].why}"
+
+
+def _urgency(result: Result) -> tuple[bool, int]:
+    """By which troubles are sorted: critical ones first, then the worse ones."""
+    return not result.critical, -STATES.index(result.state)
 
 
 def problems(snapshot: Snapshot) -> list[str]:

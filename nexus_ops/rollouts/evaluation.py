@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nexus_ops.analysis.plots import markdown, pictures, served
+from nexus_ops.analysis.plots import pictures, served
 from nexus_ops.analysis.replay import from_bytes, read, rejudge, to_bytes
 from nexus_ops.analysis.samples import EvidenceError
+from nexus_ops.charts import markdown
 from nexus_ops.errors import PermanentError
 from nexus_ops.rollouts.cases import Course, first_critical
 from nexus_ops.rollouts.context import RolloutContext

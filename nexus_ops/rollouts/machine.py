@@ -12,6 +12,7 @@ anywhere, and one that starts anew, come to the same next step. Order is what ma
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from nexus_ops.rollouts.decision import Decision, Observed, Pods, Verdict, Works
@@ -51,7 +52,7 @@ def decide(ledger: Ledger, works: Works, observed: Observed, now: datetime) -> D
     if bad := _judged(record, stage, observed, now):
         return bad
     if gate := _gate(ledger, record, stage):
-        return gate
+        return _paused(ledger, record, stage, gate)
     handlers = {
         "validate": _validate,
         "deploy": _deploy,
@@ -62,7 +63,7 @@ def decide(ledger: Ledger, works: Works, observed: Observed, now: datetime) -> D
     }
     decision = handlers[stage.kind](ledger, record, stage, works, observed, now)
     decision = decision or Decision("end-stage", f"{stage.name} is done", stage=stage.name)
-    return _paused(ledger, record, stage, decision) or decision
+    return _paused(ledger, record, stage, decision)
 
 
 # ---------------------------------------------------------------------- before any stage
@@ -99,13 +100,16 @@ def _gate(ledger: Ledger, record: Record, stage: StageState) -> Decision | None:
     return None
 
 
-def _paused(ledger: Ledger, record: Record, stage: StageState, decision: Decision) -> Decision | None:
-    """A pause holds before anything begins; what has begun to move is brought to rest first."""
-    if ledger.pause is None or decision.step in ("wait", "roll-back"):
-        return None
+def _paused(ledger: Ledger, record: Record, stage: StageState, decision: Decision) -> Decision:
+    """A pause holds before anything begins; what has begun to move is brought to rest first. Whoever waits anyway says so, too."""
+    if ledger.pause is None or decision.step == "roll-back":
+        return decision
+    why = f"{ledger.pause.actor} paused it: {ledger.pause.reason}"
+    if decision.step in ("wait", "approve"):
+        return replace(decision, why=f"{why}; {decision.why}")
     if stage.kind in ("bake", "switch") and record.weight == stage.weight and decision.step != "end-stage":
-        return None
-    return Decision("wait", f"{ledger.pause.actor} paused it: {ledger.pause.reason}", stage=stage.name)
+        return decision
+    return Decision("wait", why, stage=stage.name)
 
 
 # ---------------------------------------------------------------------- the stages

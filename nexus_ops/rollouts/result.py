@@ -25,6 +25,8 @@ class DeploymentResult:
     release: str
     plan: str
     actor: str
+    seconds: float
+    """From its beginning to its last change, holds and waits included."""
     timings: dict[str, float]
     verified: tuple[str, ...]
     smoke: dict[str, str]
@@ -37,11 +39,6 @@ class DeploymentResult:
     """How each bake ended: share, verdict, and on how many requests."""
     events: tuple[str, ...]
     """What people were told, oldest first."""
-
-    @property
-    def seconds(self) -> float:
-        """The whole rollout, holds included."""
-        return sum(self.timings.values())
 
     def summary(self) -> str:
         """A few words, for a table; why and what next stand in fields of their own."""
@@ -82,6 +79,7 @@ def result_of(record: Record) -> DeploymentResult:
         release=record.candidate.release,
         plan=record.plan,
         actor=record.actor,
+        seconds=(moment(record.updated or record.started) - moment(record.started)).total_seconds(),
         timings=timings,
         verified=record.verified,
         smoke=record.smoke,

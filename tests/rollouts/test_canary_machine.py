@@ -220,11 +220,21 @@ def test_a_pause_holds_and_an_unpause_goes_on() -> None:
     made = until(canary(), "canary-25")
     go_on(made, 3)
     made.pause = made.wish()
+    assert decides(made).why.startswith("somebody paused it: a hunch; the candidate is watched with 25 % until ")
     go_on(made, 200)
     assert made.edge == 25
-    assert "somebody paused it: a hunch" in decides(made).why
+    assert decides(made).why == "somebody paused it: a hunch"
     made.pause = None
     assert run(made).record.phase == "done"
+
+
+def test_a_pause_at_a_gate_is_told_beside_what_the_gate_waits_for() -> None:
+    made = canary()
+    made.record = replace(made.record, needs_approval="schema 2 cannot go back")
+    go_on(made, 60)
+    made.pause = made.wish()
+    decision = decides(made)
+    assert (decision.step, decision.why) == ("approve", "somebody paused it: a hunch; schema 2 cannot go back")
 
 
 def test_a_pause_holds_a_rollout_that_has_not_begun_and_a_share_that_has_not_moved() -> None:
