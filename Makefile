@@ -12,13 +12,16 @@ help: ## what can be typed
 setup: ## install all that the checkout needs into .venv
 	@deploy/local/setup
 
-demo: setup ## start the sandbox and the UI, and deploy the platform blue-green to staging and production
+demo: setup ## start the sandbox and the UI; deploys blue-green and as a canary, a killed run, backups and a restore
 	@python -m nexus_ops.sandbox demo
 
-down: ## end the sandbox and the UI, leave nothing behind
+down: ## end the sandbox and the UI; what they knew stays in .nexus
 	@if [ -x .venv/bin/python ]; then python -m nexus_ops.sandbox stop; else echo "nothing was set up"; fi
 
-browser: setup
+clean: down ## end them, and forget all that they knew: releases, runs, databases, backups
+	@rm -rf "$(NEXUS_HOME)" && echo "$(NEXUS_HOME) is gone"
+
+browser: setup ## what the tests of the UI need besides: Playwright, and Debian's Chromium
 	@deploy/local/setup browser
 
 test: browser lint ## everything that must hold: lint, types, layers, definitions, tests
@@ -47,4 +50,4 @@ test-cluster: setup ## the same tests against a real cluster: NEXUS_TEST_KUBECON
 lock: setup ## write requirements.lock anew from pyproject.toml
 	@uv pip compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url --all-extras --python-version 3.11 pyproject.toml -o requirements.lock
 
-.PHONY: help setup browser demo down test lint bench pictures soak test-cluster lock
+.PHONY: help setup browser demo down clean test lint bench pictures soak test-cluster lock

@@ -46,12 +46,12 @@ drift_of_all_clusters = dg.define_asset_job(
     "drift_of_all_clusters",
     selection=dg.AssetSelection.checks(drift_checks, infrastructure_checks),
     description="What serves on each cluster beside its release; nodes and add-ons beside the topology.",
-    tags={"actor": "drift schedule"},
 )
 
 drift_schedule = dg.ScheduleDefinition(
     name="drift_every_hour",
     job=drift_of_all_clusters,
+    tags={"actor": "drift schedule"},
     cron_schedule="7 * * * *",
     default_status=dg.DefaultScheduleStatus.RUNNING,
     description="Looks for drift on all enabled clusters, by dry runs: nothing is changed.",

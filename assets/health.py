@@ -121,7 +121,7 @@ def look_at_all_clusters(
     yield dg.Output(None)
 
 
-@dg.job(description="The health of every enabled cluster, all at once.", tags={"actor": "health schedule"})
+@dg.job(description="The health of every enabled cluster, all at once.")
 def health_of_all_clusters() -> None:
     look_at_all_clusters()
 
@@ -144,7 +144,7 @@ def health_schedule(context: dg.ScheduleEvaluationContext, nexus: NexusResource)
                 # Nobody has looked yet: the run that is launched now does. It is an alarm if the next tick finds none.
                 found |= {"severity": dg.AssetCheckSeverity.WARN, "description": "the first snapshot is being taken"}
             _tell_and_report(context.instance, nexus, check_name("fresh", cluster.name), found)
-    return dg.RunRequest()
+    return dg.RunRequest(tags={"actor": "health schedule"})
 
 
 def _tell(instance: dg.DagsterInstance, nexus: NexusResource, key: dg.AssetCheckKey, found: dict[str, Any]) -> None:

@@ -116,6 +116,7 @@ def prune_backups(context: dg.OpExecutionContext, config: PruneConfig, nexus: Ne
             except OperationError as error:
                 problems.append(f"{cluster} {system}: {error}")
                 continue
+            context.log.info("%s %s: %s", cluster, system, done.summary())
             context.log_event(dg.AssetObservation(key, partition=cluster, metadata=_pruned(done)))
             if done.judged.refusal or done.undone:
                 problems.append(f"{cluster} {system}: {done.judged.refusal or done.undone}")
@@ -191,13 +192,11 @@ backup = dg.define_asset_job(
     # With all checks: the UI shows one as evaluated only when it is of the newest materialization.
     selection=dg.AssetSelection.assets(*BACKUPS.values()),
     description="Back up the databases of a cluster (the partition): take, read back, copy to the second region.",
-    tags={"actor": "backup schedule"},
 )
 drill = dg.define_asset_job(
     "drill",
     selection=dg.AssetSelection.assets(DRILL),
     description="Restore the newest backups of a cluster (the partition) into scratch servers, and prove them.",
-    tags={"actor": "drill schedule"},
 )
 check_backups = dg.define_asset_job(
     "check_backups",
@@ -219,7 +218,7 @@ def _nightly(cluster: str, job: Any, cron: str, zone: str) -> dg.ScheduleDefinit
     )
     def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
         night = context.scheduled_execution_time.astimezone(UTC)
-        tags = {CLUSTER_TAG: cluster} if job.name == "backup" else {}
+        tags = {"actor": f"{job.name} schedule"} | ({CLUSTER_TAG: cluster} if job.name == "backup" else {})
         return dg.RunRequest(run_key=f"{name}:{night:%Y-%m-%dT%H:%MZ}", partition_key=cluster, tags=tags)
 
     return tick
@@ -231,6 +230,7 @@ def _daily(job: Any, cron: str, config: dict[str, Any], description: str) -> dg.
         job=job,
         cron_schedule=cron,
         run_config=config,
+        tags={"actor": f"{job.name} schedule"},
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description=description,
     )

@@ -112,7 +112,7 @@ def plan(context: dg.OpExecutionContext, config: DeployConfig, nexus: NexusResou
     """Plan a rollout, and begin it when this is no dry run."""
     from nexus_ops.rollouts.operations import plan_rollout, start
     from nexus_ops.rollouts.plan import settings_for
-    from nexus_ops.rollouts.prerequisites import check_prerequisites
+    from nexus_ops.rollouts.prerequisites import check_prerequisites, require_prerequisites
 
     rollout = nexus.rollouts(config.cluster, report=context.log.info)
     settings = settings_for(
@@ -138,8 +138,16 @@ def plan(context: dg.OpExecutionContext, config: DeployConfig, nexus: NexusResou
     if config.dry_run:
         checks = check_prerequisites(rollout, planned.candidate, planned.stable, adopt=config.adopt)
         context.log.info("Prerequisites and gates:\n%s", "\n".join(map(str, checks)))
-        context.log.info("Dry run: nothing was changed. Launch it again with dry_run: false to deploy.")
+        missing = [check.name for check in checks if check.problem]
+        then = (
+            f"It would be refused: {', '.join(missing)}."
+            if missing
+            else "Launch it again with dry_run: false to deploy."
+        )
+        context.log.info("Dry run: nothing was changed. %s", then)
         return
+    # Once more as its first stage; but what is known to fail does not even begin.
+    require_prerequisites(rollout, planned.candidate, planned.stable, adopt=config.adopt)
     _drives(context, config.cluster)
     tag_run(context, start(rollout, planned, _actor(context)))
     yield dg.Output(config.cluster)

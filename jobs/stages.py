@@ -25,6 +25,8 @@ PATIENCE = timedelta(seconds=60)
 """How long a run waits for what is expected soon before it leaves the rest to the sensor."""
 WANTED_BACK = ("abort", "rollback")
 """Jobs whose purpose is that the candidate goes: to them its end is a success."""
+NOT_THEIRS = (*WANTED_BACK, "resume_rollout")
+"""Jobs that have not failed because a candidate is on its way back: it was on it before."""
 CLUSTER_TAG = "cluster"
 """The tag of runs that drive a rollout of this cluster: the sensor starts none beside them."""
 
@@ -59,6 +61,9 @@ def stage_op(stage: Stage) -> dg.OpDefinition:
                 return
             raise dg.Failure(f"Rolled back: {result.why}", allow_retries=False)
         if result.state == "waiting":
+            record = result.record
+            if record and record.phase == "rolling-back" and context.job_name not in NOT_THEIRS:
+                raise dg.Failure(f"Going back: {record.reason}. The rollout sensor ends it.", allow_retries=False)
             until = f" (until {result.until:%H:%M:%S} UTC)" if result.until else ""
             context.log.info("Waiting%s: %s. The rollout sensor goes on by itself.", until, result.why)
             return
@@ -106,6 +111,7 @@ def report(context: dg.OpExecutionContext, record: "Record", store: str) -> None
         "summary": result.summary(),
         "reason": dg.MetadataValue.md(paragraph(result.reason) or "none"),
         "blames": record.blames or "-",
+        "now": dg.MetadataValue.md(paragraph(record.said) or "none"),
         "what_next": dg.MetadataValue.md(paragraph(result.what_next())),
         "version": result.version,
         "colour": result.colour,
@@ -116,7 +122,7 @@ def report(context: dg.OpExecutionContext, record: "Record", store: str) -> None
         "seconds": round(result.seconds, 1),
         "timings": dg.MetadataValue.md(bullets(f"{name}: {seconds} s" for name, seconds in result.timings.items())),
         "strategy": record.settings.strategy,
-        "success": result.success,
+        "success": result.success if record.finished else "not over yet",
         "phase": result.phase,
         "stage": record.stage.name if record.stage else "over",
         "bakes": dg.MetadataValue.md(bullets(result.bakes)),

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
-from nexus_ops.errors import PermanentError
+from nexus_ops.errors import PermanentError, nearest
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
 
 
 class DocumentError(PermanentError):
     """A file that is missing, or is not the YAML that it should be."""
+
+
+def first_error(error: ValidationError) -> ErrorDetails:
+    """The one to tell of: a key that is unknown, for it is why another one seems to be missing; else the first."""
+    found = error.errors()
+    return next((one for one in found if one["type"] == "extra_forbidden"), found[0])
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """That a key is unknown, which ones are allowed, and which one was probably meant."""
+    allowed = list(known)
+    return f"unknown key; allowed: {', '.join(allowed)}.{nearest(key, allowed)}" if allowed else "unknown key."
 
 
 class _UniqueKeys(yaml.SafeLoader):

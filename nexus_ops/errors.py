@@ -7,6 +7,7 @@ an error is stable; what varies goes into its fields, so that alerts can be grou
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 
@@ -37,6 +38,12 @@ class TemporaryError(OperationError):
     """Trying again later may succeed."""
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Which of the known names was probably meant, as a further sentence; empty when none is near."""
+    near = get_close_matches(name, list(known), 1)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
 class UnknownName(PermanentError):
     """A name that is not declared; the message lists the ones that are."""
 
@@ -44,8 +51,7 @@ class UnknownName(PermanentError):
         self, kind: str, name: str, known: list[str], *, target: str | None = None, todo: str | None = None
     ) -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
-        near = get_close_matches(name, self.known, 1)
-        listed = f"Known: {', '.join(self.known) or 'none'}." + (f" Did you mean {near[0]}?" if near else "")
+        listed = f"Known: {', '.join(self.known) or 'none'}.{nearest(name, self.known)}"
         super().__init__(
             f"there is no {kind} named {name!r}.", target=target, todo=f"{listed} {todo}" if todo else listed
         )

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nexus_ops.backup_declarations import BackupsOfEnvironment
-from nexus_ops.documents import read_yaml
+from nexus_ops.documents import first_error, read_yaml, unknown_key
 from nexus_ops.errors import PermanentError, UnknownName
 
 Colour = Literal["blue", "green"]
@@ -390,12 +390,12 @@ def _merged(base: Document, over: Document) -> Document:
 
 def first_problem(error: ValidationError) -> str:
     """The first thing that is wrong with a declaration, in a sentence: where, and what is allowed."""
-    first = error.errors()[0]
+    first = first_error(error)
     where = ".".join(str(part) for part in first["loc"] if part not in ("str", "SecretKey"))
     what = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         known = _fields_at(first["loc"][:-1])
-        what = f"unknown key; allowed: {', '.join(known)}" if known else "unknown key"
+        return f"{where}: {unknown_key(str(first['loc'][-1]), known)}"
     return f"{where}: {what}." if where else f"{what}."
 
 

@@ -52,6 +52,8 @@ def backup_watch(context: dg.SensorEvaluationContext, nexus: NexusResource) -> d
             skip_reason=f"looks from {GIVEN.seconds // 60} minutes after its first tick", cursor=since
         )
     requests, late = look(nexus, context.instance, now)
+    if now < datetime.fromisoformat(since) + LATE:
+        late = set()  # nobody is told before it has been tried for as long
     for name in sorted(late - set(told)):
         cluster, system, night = name.split(":", 2)
         nexus.notifier().send(

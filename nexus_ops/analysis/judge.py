@@ -279,8 +279,9 @@ def _decide(plan: Plan, state: State, now: float | None) -> tuple[Verdict, tuple
         guilty = bool(state.rejected) or any(breach.blames == "release" for breach in state.failed)
         return "fail", tuple(reasons), "release" if guilty else "platform"
     if now is not None and now - state.time > MOST_AGE:
-        when = "there was no look yet" if state.time < 0 else f"the last look was {now - state.time:.0f} s ago"
-        return "error", (f"could not measure: {when}",), None
+        if state.time < 0:
+            return "error", ("the first look is still to come",), None
+        return "error", (f"could not measure: the last look was {now - state.time:.0f} s ago",), None
     metrics = plan.rules.metrics
     problems = tuple(
         f"could not measure {name}: {problem}"

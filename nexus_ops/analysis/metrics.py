@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from nexus_ops.documents import read_yaml
+from nexus_ops.documents import first_error, read_yaml, unknown_key
 from nexus_ops.errors import PermanentError
 
 Criticality = Literal["critical", "normal"]
@@ -200,15 +200,16 @@ class Rules(Declaration):
 
 
 def _problem(error: ValidationError) -> str:
-    first = error.errors()[0]
-    kinds = ("ratio", "latency", "guardrail", "alert")
-    parts = [str(part) for part in first["loc"]]
+    first = first_error(error)
+    kinds: dict[str, type[Declaration]] = {"ratio": Ratio, "latency": Latency, "guardrail": Guardrail, "alert": Alert}
+    parts, model = [str(part) for part in first["loc"]], Rules
     if len(parts) > 2 and parts[0] == "metrics" and parts[2] in kinds:
-        del parts[2]
+        model = kinds[parts.pop(2)]
     what = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        what = "unknown key"
-    elif first["type"] == "union_tag_not_found":
+        known = model.model_fields if len(parts) in (1, 3) else ()  # not those of what is nested in it
+        return f"{'.'.join(parts)}: {unknown_key(parts[-1], (name for name in known if name != 'name'))}"
+    if first["type"] == "union_tag_not_found":
         what = f"'kind' is missing; allowed: {', '.join(kinds)}"
     where = ".".join(parts)
     return f"{where}: {what}." if where else f"{what}."

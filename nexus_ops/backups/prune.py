@@ -36,6 +36,27 @@ class Pruned:
     undone: str = ""
     """Why nothing was deleted although something could be."""
 
+    def summary(self) -> str:
+        """A sentence: what stays, and what goes or would go."""
+        would = "would be " if self.dry_run else ""
+        parts = [f"{len(self.judged.of('KEEP'))} backups stay"]
+        for count, what in (
+            (len(self.tombstoned), "tombstoned"),
+            (len(self.deleted), "deleted"),
+            (len(self.orphans), "left over by broken backups, removed"),
+        ):
+            if count:
+                parts.append(f"{count} {would}{what}")
+        if self.wal:
+            parts.append(f"{self.wal} segments of the log {would}removed")
+        if len(parts) == 1:
+            parts.append("nothing is to go")
+        if self.freed:
+            parts.append(f"{self.freed / 1e6:.1f} MB {would}freed")
+        if why := self.judged.refusal or self.undone:
+            parts.append(f"but nothing is removed: {why}")
+        return "; ".join(parts) + (". Dry run: nothing was changed." if self.dry_run else ".")
+
 
 def prune(
     catalogue: Catalogue,

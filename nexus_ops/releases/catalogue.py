@@ -10,7 +10,7 @@ from typing import Annotated, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nexus_ops.documents import read_yaml
+from nexus_ops.documents import first_error, read_yaml
 from nexus_ops.errors import PermanentError, UnknownName
 
 DIGEST = re.compile(r"^sha256:[0-9a-f]{64}$")
@@ -101,7 +101,7 @@ class FileCatalogue:
         try:
             return _File.model_validate(read_yaml(self.path))
         except ValidationError as error:
-            first = error.errors()[0]
+            first = first_error(error)
             where = ".".join(map(str, first["loc"]))
             raise CatalogueError(f"{where}: {first['msg']}.", target=self.path.name) from None
 

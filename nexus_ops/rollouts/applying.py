@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from nexus_ops.clusters.apply import THREADS, apply_rendering
 from nexus_ops.clusters.applyset import ApplySet
 from nexus_ops.clusters.fence import Fenced
+from nexus_ops.clusters.readiness import Failed, Waiting
 from nexus_ops.clusters.settled import unsettled
 from nexus_ops.releases.rendering import Part
 from nexus_ops.rollouts.context import RolloutContext
@@ -67,8 +68,12 @@ def _apply(
     )
     for name in result.kept_back:
         context.report(f"  {part}: {name} left the release but holds data: not deleted")
-    for name, state in unsettled(context.client, rendering.objects).items():
-        context.report(f"  {part}: {name} is not ready yet: {state.why}")
+    left = unsettled(context.client, rendering.objects)
+    for name, state in left.items():
+        if isinstance(state, Failed):
+            context.report(f"  {part}: {name} will not become ready: {state.why}")
+    if waiting := [name for name, state in left.items() if isinstance(state, Waiting)]:
+        context.report(f"  {part}: their controllers are still at work, no need to wait: {', '.join(waiting)}")
 
 
 def pin_floors(context: RolloutContext, fenced: Fenced, record: Record) -> None:

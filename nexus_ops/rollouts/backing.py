@@ -40,7 +40,8 @@ class Check:
     note: str = ""
 
     def __str__(self) -> str:
-        return f"{'FAIL' if self.problem else 'ok  '} {self.name} {self.problem or self.note}".rstrip()
+        said = self.problem or self.note
+        return f"{'FAIL' if self.problem else 'ok  '} {self.name}" + (f": {said}" if said else "")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from nexus_ops.rollouts.bad import refusal
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.driver import LEASE
 from nexus_ops.rollouts.plan import RolloutActive, RolloutPlan, plan_rollout, read_ledger
-from nexus_ops.rollouts.record import NAME, WISHES, Blame, Ledger, Record, StageState, Wish
+from nexus_ops.rollouts.record import NAME, PAST, WISHES, Blame, Copy, Ledger, Record, StageState, Wish
 from nexus_ops.rollouts.strategy import Settings, stages_of
 
 TRIES = 20
@@ -152,11 +152,24 @@ def plan_rollback(context: RolloutContext) -> RolloutPlan | None:
         raise NothingToDo("nothing has been deployed here yet.", target=context.cluster.name)
     if not record.finished:
         return None
-    if record.phase != "done" or record.stable is None:
-        raise NothingToDo("there is no earlier release to go back to.", target=context.cluster.name)
+    before = _served_before(context, record)
+    if before is None:
+        todo = "Deploy the version that you want, with the job `deploy`."
+        raise NothingToDo("there is no earlier release to go back to.", target=context.cluster.name, todo=todo)
     # What served before is the way back, whatever was once thought of it; and going back is no experiment.
     times = replace(record.settings, strategy="blue-green", gates=())
-    return plan_rollout(context, record.stable.version, times, force=True)
+    return plan_rollout(context, before.version, times, force=True)
+
+
+def _served_before(context: RolloutContext, record: Record) -> Copy | None:
+    """What served before that which serves now. A rollout that went back has changed nothing: the one that brought it knows."""
+    if record.phase == "done" or record.serving is None:
+        return record.stable if record.phase == "done" else None
+    for key in reversed(context.store.list(f"{PAST}/{record.cluster}")):  # their ids begin with their time
+        past = Record.from_json(context.store.get(key).decode())
+        if past.phase == "done" and past.candidate.release == record.serving.release:
+            return past.stable
+    return None
 
 
 @dataclass(frozen=True)

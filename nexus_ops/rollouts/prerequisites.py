@@ -8,7 +8,7 @@ from nexus_ops.clusters.apply import foreign_objects
 from nexus_ops.clusters.applyset import ApplySet
 from nexus_ops.clusters.client import Kind
 from nexus_ops.clusters.errors import Refused
-from nexus_ops.errors import OperationError
+from nexus_ops.errors import OperationError, PermanentError
 from nexus_ops.releases.gates import GateResult, check_capacity, evaluate
 from nexus_ops.releases.model import Release
 from nexus_ops.releases.rendering import Part, Rendering
@@ -20,6 +20,21 @@ from nexus_ops.rollouts.monitor import NoGuardrails, guardrails_of
 from nexus_ops.rollouts.record import Copy
 from nexus_ops.rollouts.routers.elbv2 import load_balancers
 from nexus_ops.topology import Colour
+
+
+class MissingPrerequisites(PermanentError):
+    """What keeps a rollout from beginning: nothing has changed."""
+
+
+def require_prerequisites(
+    context: RolloutContext, candidate: Copy, stable: Copy | None, *, adopt: bool = False
+) -> None:
+    """Look at all of them and report each; `MissingPrerequisites` when one does not hold."""
+    checks = check_prerequisites(context, candidate, stable, adopt=adopt)
+    for check in checks:
+        context.report(f"  {check}")
+    if problems := [check.problem for check in checks if check.problem]:
+        raise MissingPrerequisites(f"prerequisites are missing: {' '.join(problems)}", target=context.cluster.name)
 
 
 def check_prerequisites(

@@ -21,6 +21,8 @@ Blame = Literal["release", "platform"]
 Reason = Literal["DrainLate", "DrainEnded", "DrainKilled", "WeightUnseen", "RolledBack", "Blocked"]
 """Why an event was told: the words by which alerts are grouped."""
 NAME = "rollout"
+PAST = "rollouts"
+"""The folder of the object store with the records of rollouts that are over."""
 
 
 class ForeignRecord(RuntimeError):

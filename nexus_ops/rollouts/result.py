@@ -51,12 +51,17 @@ class DeploymentResult:
     def what_next(self) -> str:
         """What an operator would do now."""
         if self.phase == "done":
+            if self.before == "nothing":
+                return "Nothing. There is no earlier release to go back to."
             return "Nothing. To go back: the job `rollback`."
         if self.phase == "rolled-back" and self.blames == "release":
             return "Read the reason, mend the release, and deploy a new version; this one is refused without `force`."
         if self.phase == "rolled-back":
             return "Read the reason. The release itself was not found to be bad: it can be deployed again."
-        return "Wait: the rollout sensor goes on by itself. To stop it: the job `abort`."
+        return (
+            "A gate waits for the job `approve`, a pause for `unpause` (`now` says so); anything else goes on by itself. "
+            "To stop it: the job `abort`."
+        )
 
 
 def result_of(record: Record) -> DeploymentResult:

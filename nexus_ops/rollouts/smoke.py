@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from nexus_ops.documents import DocumentError, read_yaml
+from nexus_ops.documents import DocumentError, first_error, read_yaml
 from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.record import Copy
 
@@ -55,7 +55,7 @@ def read_questions(path: Path, components: Iterable[str]) -> dict[str, tuple[Que
     try:
         found = _FILE.validate_python(read_yaml(path) or {})
     except ValidationError as error:
-        first = error.errors()[0]
+        first = first_error(error)
         where = ".".join(str(part) for part in first["loc"])
         keys = ", ".join(Question.model_fields)
         what = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].lower()

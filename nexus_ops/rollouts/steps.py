@@ -29,8 +29,8 @@ from nexus_ops.rollouts.context import RolloutContext
 from nexus_ops.rollouts.decision import Decision, Observed, Pods
 from nexus_ops.rollouts.monitor import guardrails_of, platform_values
 from nexus_ops.rollouts.observe import observe_pods
-from nexus_ops.rollouts.prerequisites import check_prerequisites
-from nexus_ops.rollouts.record import NAME, BadRelease, Event, Reason, Record, draining_key, moment, with_bad
+from nexus_ops.rollouts.prerequisites import require_prerequisites
+from nexus_ops.rollouts.record import NAME, PAST, BadRelease, Event, Reason, Record, draining_key, moment, with_bad
 from nexus_ops.rollouts.routers import TrafficRouter
 from nexus_ops.rollouts.smoke import FILE, ask, read_questions
 from nexus_ops.topology import Colour, project_folder
@@ -93,11 +93,7 @@ class Steps:
     def _validate(self, record: Record, decision: Decision) -> None:
         del decision
         context = self.context
-        checks = check_prerequisites(context, record.candidate, record.stable, adopt=record.settings.adopt)
-        for check in checks:
-            context.report(f"  {check}")
-        if problems := [check.problem for check in checks if check.problem]:
-            raise Failed(f"prerequisites are missing: {' '.join(problems)}", target=context.cluster.name)
+        require_prerequisites(context, record.candidate, record.stable, adopt=record.settings.adopt)
         sizes, drains = sizes_of(context, record.candidate, record.stable), drain_seconds_of(context, record)
         rules = guardrails_of(context.rendering(record.candidate.release, "shared"))
         baseline = platform_values(context, rules)
@@ -346,7 +342,7 @@ class Steps:
         """End the rollout. Its copy is kept first: once the record says that it is over, no driver comes back to it."""
         if closed.phase == "rolled-back" and closed.blames == "release":
             remember_bad(self.context.store, closed)
-        self.context.store.put(f"rollouts/{closed.cluster}/{closed.id}.json", closed.to_json().encode())
+        self.context.store.put(f"{PAST}/{closed.cluster}/{closed.id}.json", closed.to_json().encode())
         self.write(lambda current: replace(current, phase=closed.phase, said=closed.said))
 
     # ------------------------------------------------------------------ waiting

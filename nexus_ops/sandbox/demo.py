@@ -61,6 +61,8 @@ query Events($id: ID!) {
   logsForRun(runId: $id) { ... on EventConnection { events {
     ... on EngineEvent { metadataEntries { label ... on TextMetadataEntry { text } } } } } }
 }"""
+UI_PORT = 3000
+"""Dagster's own, where it is free."""
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 
 
@@ -79,9 +81,11 @@ class Demo:
         began = time.monotonic()
         self.say("[bold]1. The sandbox[/]: three clusters, gateways, Prometheus, traffic")
         self.state = supervisor.start(self.home)
-        self.say(f"   up after {time.monotonic() - began:.1f} s; kubectl: export KUBECONFIG={self.state.kubeconfig}")
+        self.say(
+            f"   up after {time.monotonic() - began:.1f} s; for kubectl and dagster in a shell: . {self.home / 'env'}"
+        )
         self.say("[bold]2. The UI[/]: Dagster's webserver and daemon")
-        self.ui = ui.start(self.home, environment={"KUBECONFIG": self.state.kubeconfig})
+        self.ui = ui.start(self.home, environment=self.state.environment, port=UI_PORT)
         self.say(f"   [link={self.ui.url}]{self.ui.url}[/]")
         self.say("[bold]3. Releases[/]: v1.0.0, v1.1.0 and, for staging, " + BAD + "; rendered, checked, stored")
         for environment, versions in (

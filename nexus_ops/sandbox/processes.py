@@ -22,10 +22,14 @@ def birth(pid: int) -> int:
     return 0 if fields[0] in "ZX" else int(fields[19])
 
 
-def free_port() -> int:
-    """A loopback port that is free now."""
+def free_port(wanted: int = 0) -> int:
+    """A loopback port that is free now: the wanted one, or any where it is not."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -55,6 +56,14 @@ class State:
     """The endpoint of AWS, if that part was asked for."""
     births: dict[str, int] = field(default_factory=dict[str, int])
     """When each process began (`processes.birth`)."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that lead kubectl and jobs to it."""
+        found = {"KUBECONFIG": self.kubeconfig}
+        if self.aws:
+            found |= {"AWS_ENDPOINT_URL": self.aws, "AWS_ACCESS_KEY_ID": "sandbox", "AWS_SECRET_ACCESS_KEY": "sandbox"}
+        return found
 
 
 def find(home: Path) -> State | None:
@@ -151,6 +160,7 @@ def _start(
         _end(home)
         raise
     state = State(str(kubeconfig), {name: process.pid for name, process in processes.items()}, found, endpoint, births)
+    _write_environment(home, state)
     _save(home, state, ready=True)
     return state
 
@@ -204,6 +214,14 @@ def _save(home: Path, state: State, *, ready: bool) -> None:
     temporary.touch(mode=0o600)  # the DSNs have a password
     temporary.write_text(json.dumps({**asdict(state), "ready": ready}, indent=1))
     temporary.replace(home / "sandbox.json")
+
+
+def _write_environment(home: Path, state: State) -> None:
+    """A file for a shell to read (`. .nexus/env`): then kubectl, dagster and jobs find this sandbox."""
+    found = {"NEXUS_HOME": str(home), "DAGSTER_HOME": str(home / "dagster"), **state.environment}
+    lines = [f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"]
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in found.items()]
+    (home / "env").write_text("\n".join(lines) + "\n")
 
 
 def _wait_until_open(home: Path, name: str, process: subprocess.Popen[bytes], *, port: int) -> None:

@@ -50,10 +50,10 @@ def find(home: Path) -> Ui | None:
     return ui if birth(ui.pid) == ui.birth != 0 else None
 
 
-def start(home: Path, *, environment: dict[str, str] | None = None) -> Ui:
+def start(home: Path, *, environment: dict[str, str] | None = None, port: int = 0) -> Ui:
     """Start the UI and wait until it answers with our definitions; a second start finds the first.
 
-    `environment` is added to the processes' own (KUBECONFIG, NEXUS_STORE, …). A UI that does not come up in
+    `environment` is added to the processes' own (KUBECONFIG, NEXUS_STORE, …); `port` is taken where it is free. A UI that does not come up in
     time is a `TemporaryError` that names its log.
     """
     if running := find(home):
@@ -63,7 +63,7 @@ def start(home: Path, *, environment: dict[str, str] | None = None) -> Ui:
     shutil.copy(project_folder() / "deploy" / "local" / "dagster.yaml", dagster_home / "dagster.yaml")
     log_path = home / "log" / "ui.log"
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    port = free_port(port)
     command = [sys.executable, "-m", "dagster", "dev", "-w", str(project_folder() / "workspace.yaml")]
     with log_path.open("ab") as log:
         process = subprocess.Popen(

@@ -56,7 +56,7 @@ def test_a_dry_run_changes_nothing_and_a_deploy_is_reported(platform: Platform, 
     assert (said["version"], said["from"], said["success"]) == ("v1.1.0", "v1.0.0", True)
     assert "rollback" in str(said["what_next"])
     digest = platform.record().evidence[0].digest
-    assert f"- monitor-health: pass: {platform.store.url}/evidence/{digest}" in str(said["evidence"]).splitlines()
+    assert f"- monitor-health: pass: {platform.store.url}/evidence/{digest}" in " ".join(str(said["evidence"]).split())
 
 
 def test_a_bad_candidate_fails_the_run_and_says_why(platform: Platform, instance: dg.DagsterInstance) -> None:

@@ -134,6 +134,21 @@ def test_rollback_after_the_hold_deploys_the_previous_release(platform: Platform
     assert platform.at_the_edge()[0] == "v1.0.0"
 
 
+def test_rollback_after_one_that_failed_deploys_what_served_before_that_which_serves(platform: Platform) -> None:
+    """The last rollout went back and has changed nothing: what serves came by an earlier one."""
+    platform.ensure("v1.0.0")
+    assert platform.deploy("v1.1.0").state == "done"
+    start(
+        platform.context(),
+        plan_rollout(platform.context(), "v1.4.0", replace(QUICK, logs_seconds=0), force=True),
+        "test",
+    )
+    assert platform.finish().state == "rolled-back"
+    planned = plan_rollback(platform.context())
+    assert planned is not None
+    assert (planned.stable and planned.stable.version, planned.candidate.version) == ("v1.1.0", "v1.0.0")
+
+
 def test_an_abort_of_nothing_and_an_unknown_version_are_one_sentence_each(platform: Platform) -> None:
     platform.ensure("v1.0.0")
     with pytest.raises(NothingToDo, match="no rollout is running"):

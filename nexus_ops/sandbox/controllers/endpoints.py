@@ -46,16 +46,27 @@ class EndpointsController:
         if not selector:
             return None  # whoever made it keeps its endpoints
         pods = [pod for pod in self.store.list("pods", namespace, selector) if pod.get("status", {}).get("podIP")]
-        self._write("endpoints", namespace, name, _endpoints(service, pods))
-        self._write("endpointslices.discovery.k8s.io", namespace, name, _slice(service, pods))
+        labels = dict(service["metadata"].get("labels") or {})  # both carry the Service's own
+        if service["spec"].get("clusterIP") == "None":
+            labels["service.kubernetes.io/headless"] = ""
+        self._write("endpoints", namespace, name, labels, _endpoints(service, pods))
+        labels |= {
+            "kubernetes.io/service-name": name,
+            "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
+        }
+        self._write("endpointslices.discovery.k8s.io", namespace, name, labels, _slice(service, pods))
         return None
 
-    def _write(self, key: str, namespace: str, name: str, body: Object) -> None:
-        meta = {"name": name, "namespace": namespace, "labels": {"kubernetes.io/service-name": name}}
+    def _write(self, key: str, namespace: str, name: str, labels: dict[str, str], body: Object) -> None:
         if self.store.find(key, namespace, name) is None:
-            self.store.create(key, {"metadata": meta, **body})
-        else:
-            self.store.edit(key, namespace, name, lambda obj: obj.update(body))
+            self.store.create(key, {"metadata": {"name": name, "namespace": namespace, "labels": labels}, **body})
+            return
+
+        def change(obj: Object) -> None:
+            obj["metadata"]["labels"] = labels
+            obj.update(body)
+
+        self.store.edit(key, namespace, name, change)
 
 
 def _serves(pod: Object) -> tuple[bool, str, str]:

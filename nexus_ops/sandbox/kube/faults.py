@@ -11,7 +11,7 @@ import asyncio
 import fnmatch
 import itertools
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from nexus_ops.sandbox.kube.errors import ApiError
 
@@ -39,7 +39,9 @@ class Rule:
 
     @classmethod
     def parse(cls, data: dict[str, Any]) -> Rule:
-        """A rule from JSON; an unknown key is an error."""
+        """A rule from JSON; an unknown key or action is an error."""
+        if data.get("action") not in get_args(Action):
+            raise TypeError(f"action: {data.get('action')!r} is not known; allowed: {', '.join(get_args(Action))}")
         data = {**data, "methods": tuple(data.get("methods", MUTATING))}
         return cls(**data)
 
