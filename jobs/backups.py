@@ -165,6 +165,8 @@ def _job(name: str, description: str, op: str, **fields: Any) -> Callable[[Calla
     source="latest-verified",
     target="",
     target_again="",
+    databases=[],
+    tables=[],
     dry_run=True,
 )
 def restore() -> None:

@@ -1,6 +1,12 @@
 """Everything that is registered, in one place: what does the work, and the watchdog over all of it that runs by itself."""
 
+import warnings
+
 import dagster as dg
+
+# What we use of Dagster that may yet change is known, and its version is pinned: not to be said at every command.
+for known in (dg.PreviewWarning, dg.BetaWarning):
+    warnings.filterwarnings("ignore", category=known, module="dagster|nexus_ops")
 
 from nexus_ops.assets.backups import backup_checks, backup_postgresql, backup_redis, drill
 from nexus_ops.assets.canary import canary_analysis

@@ -29,7 +29,7 @@ def read(metric: Declared, vectors: Mapping[str, Vector | str]) -> Answer:
         for query in metric.queries():
             found = vectors.get(query, "was not asked")
             if isinstance(found, str):
-                raise _Unusable(f"the query '{query}' failed: {found}")
+                raise _Unusable(f"its query '{query}' failed: {found}")
         usable = {name: found for name, found in vectors.items() if not isinstance(found, str)}
         match metric:
             case Ratio():

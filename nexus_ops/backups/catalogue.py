@@ -278,7 +278,10 @@ class Catalogue:
         if pointer is None:
             if name == "latest" and (found := self._manifests()):
                 return self.show(max(found))  # killed between its manifest and its pointer
-            raise NoBackup(f"there is no {name} backup.", target=str(self.place))
+            todo = "Launch the job `backup`" + (
+                ", then `drill`; or name `latest`." if name == "latest-verified" else "."
+            )
+            raise NoBackup(f"there is no {name} backup.", target=str(self.place), todo=todo)
         backup, digest = _parse_pointer(pointer, where)
         found = self._manifests()
         if backup not in found:

@@ -190,6 +190,10 @@ def _wish(context: RolloutContext, key: str, ask: Callable[[Ledger], _Asked | No
         record = ledger.record
         if found is None or record is None or record.finished:
             raise NothingToDo("no rollout is running.", target=context.cluster.name)
+        if record.phase == "rolling-back" and key != "abort":
+            raise NothingToDo(
+                f"{record.candidate.version} is on its way back: {record.reason}.", target=context.cluster.name
+            )
         asked = ask(ledger)
         changed = copy.deepcopy(found)
         changed["data"].pop(key, None)

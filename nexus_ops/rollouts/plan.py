@@ -89,9 +89,9 @@ def plan_rollout(context: RolloutContext, version: str, settings: Settings, *, f
     `RolloutActive` while another rollout runs; `KnownBad` for a release that has failed before, unless it is forced.
     """
     ledger = read_ledger(context)
+    release = context.releases.resolve(context.cluster.environment, version)
     if ledger.record is not None and not ledger.record.finished:
         raise _active(context, ledger.record)
-    release = context.releases.resolve(context.cluster.environment, version)
     read_questions(project_folder() / FILE, release.components)  # a mistake in it is told now, not in the middle
     stable = ledger.record.serving if ledger.record else None
     bad = find_bad(context.store, ledger, release.digest)

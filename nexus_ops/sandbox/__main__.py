@@ -36,6 +36,9 @@ def carry_out(options: argparse.Namespace, home: Path) -> None:
         running = supervisor.find(home)
         parts = tuple(options.only.split(",")) if options.only else supervisor.DEFAULT_PARTS
         names = options.clusters.split(",") if options.clusters else None
+        if running and (others := sorted(set(names or ()) - set(running.clusters))):
+            todo = "End it first: nexus-sandbox stop."
+            raise PermanentError(f"the sandbox runs already, without {', '.join(others)}.", todo=todo)
         state = running or supervisor.start(home, names, parts, ports=fixed_ports(options.port))
         print("the sandbox runs already" if running else "the sandbox is up")
         print(f"export KUBECONFIG={state.kubeconfig}")

@@ -21,8 +21,7 @@ query Newest($key: [String!]!, $clusters: [String!]) {
 def show_backups(demo: Demo, cluster: str) -> None:
     """Everything goes through the jobs, as an operator would launch them; the table is destroyed by hand."""
     tags = [{"key": "dagster/partition", "value": cluster}, {"key": "actor", "value": "demo"}]
-    if not _newest(demo, ["backup", "redis"], cluster):  # a schedule may have been first
-        demo.wait_for_run(demo.launch("backup", {}, tags))
+    demo.wait_for_run(demo.launch("backup", {}, tags))
     for system in ("postgresql", "redis"):
         facts = _newest(demo, ["backup", system], cluster)
         demo.say(

@@ -220,6 +220,7 @@ def _write_environment(home: Path, state: State) -> None:
     """A file for a shell to read (`. .nexus/env`): then kubectl, dagster and jobs find this sandbox."""
     found = {"NEXUS_HOME": str(home), "DAGSTER_HOME": str(home / "dagster"), **state.environment}
     lines = [f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"]
+    lines += ["export PYTHONWARNINGS=ignore::FutureWarning"]  # Dagster's own commands warn that they may change
     lines += [f"export {name}={shlex.quote(value)}" for name, value in found.items()]
     (home / "env").write_text("\n".join(lines) + "\n")
 

@@ -173,7 +173,7 @@ def test_a_rollout_is_refused_over_a_query_that_is_broken_or_returns_nothing() -
     assert refusals(RULES, answers) == [], "node-cpu has no data here, and is not critical; no alert fires"
     broken = {**answers, "node-cpu": read(RULES.metrics["node-cpu"], {"query": "HTTP 400: parse error at char 5"})}
     assert refusals(RULES, broken)[0].startswith(
-        "node-cpu: the query 'query' failed: HTTP 400: parse error at char 5 [max(100"
+        "node-cpu: its query 'query' failed: HTTP 400: parse error at char 5 [max(100"
     )
     silent = {**answers, "request-errors": Answer()}
     assert refusals(RULES, silent)[0].startswith("request-errors: nothing was returned [sum by")

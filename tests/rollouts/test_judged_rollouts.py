@@ -214,7 +214,7 @@ def test_metrics_that_cannot_be_asked_are_refused_with_query_and_answer(
         return check_metrics(scenes(GOOD).context(100), serves=serves).problem
 
     found = problem("node-cpu", query="max(((")
-    assert "node-cpu: the query 'query' failed" in found
+    assert "node-cpu: its query 'query' failed" in found
     assert "parse error" in found
     assert "[max(((]" in found
     found = problem("request-errors", total="sum by (component, colour, pod, code) (http_requests_total)")
