@@ -112,6 +112,11 @@ def test_the_topology_of_the_project_has_the_platform_of_the_seed() -> None:
             9,
             ["environments.staging.rollout.speed: unknown key", "monitor_seconds"],
         ),
+        (
+            "environments.staging.rollout",
+            {"monitor_seconds": 1, "hold_secs": 1},
+            ["environments.staging.rollout.hold_secs: unknown key", "Did you mean hold_seconds?"],
+        ),
     ],
 )
 def test_a_broken_topology_is_refused_with_path_and_what_is_allowed(path: str, value: Any, said: list[str]) -> None:

@@ -71,6 +71,8 @@ def changed(path: str, value: Any, *, delete: bool = False) -> dict[str, Any]:
         (without("metrics.request-errors.criticality"), "metrics.request-errors.criticality"),
         (changed("metrics.request-errors.events", "rate(errors[5m])"), "raw counters are needed"),
         (changed("metrics.request-errors.evnts", "x"), "metrics.request-errors.evnts: unknown key"),
+        (changed("metrics.request-errors.evnts", "x"), "Did you mean events?"),
+        (changed("alhpa", 0.5), "alhpa: unknown key; allowed: alpha, "),
         (changed("metrics.node-cpu.below", 3), "exactly one of 'above' and 'below'"),
         (without("metrics.node-cpu.above"), "exactly one of 'above' and 'below'"),
         (changed("metrics.portfolio-pnl.worse_than_stable", 2), "needs scope: colour"),

@@ -412,6 +412,11 @@ def test_a_missed_night_is_caught_up_and_a_late_one_is_told_once(scene: Scene, i
     )
     first = backup_watch.evaluate_tick(context)
     assert first.skip_message, "whoever has just set it up has not missed a night"
+    just_now = (datetime.now(UTC) - GIVEN - timedelta(minutes=1)).isoformat()
+    context = dg.build_sensor_context(
+        instance=instance, cursor=just_now, resources={"nexus": nexus}, repository_def=defs.get_repository_def()
+    )
+    assert backup_watch.evaluate_tick(context).cursor == just_now, "what is tried for the first time is not late"
     cursor = (datetime.now(UTC) - timedelta(days=1)).isoformat()
     for _ in range(2):  # clusters that were never backed up are late
         context = dg.build_sensor_context(

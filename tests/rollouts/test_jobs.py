@@ -71,6 +71,37 @@ def test_a_bad_candidate_fails_the_run_and_says_why(platform: Platform, instance
     assert platform.at_the_edge()[0] == "v1.0.0"
 
 
+def test_a_deploy_that_goes_back_is_no_success_while_its_candidate_is_kept_for_its_logs(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    platform.ensure("v1.0.0")
+    times = {"monitor_seconds": 3, "hold_seconds": 1, "logs_seconds": 600}
+    said = refusal(run(instance, "deploy", "plan", version="v1.4.0", dry_run=False, force=True, **times))
+    assert "Going back: " in said
+    assert "CrashLoopBackOff" in said
+    assert platform.record().phase == "rolling-back"
+    assert "v1.4.0 is on its way back" in refusal(run(instance, "pause", "request_pause"))
+    resumed = run(instance, "resume_rollout", "find")
+    assert resumed.success, "it was on its way back before"
+    assert run(instance, "abort", "request_abort").success
+    assert platform.record().phase == "rolled-back"
+
+
+def test_a_pause_is_told_by_its_run_the_record_and_the_asset(platform: Platform, instance: dg.DagsterInstance) -> None:
+    platform.ensure("v1.0.0")
+    platform.begin("v1.1.0", Settings(monitor_seconds=900, hold_seconds=900))
+    assert advance(platform.context(), patience=timedelta(seconds=30)).state == "waiting"
+    assert run(instance, "pause", "request_pause", reason="lunch").success
+    assert "paused it: lunch; the candidate is watched with 100 %" in platform.record().said
+    seen = instance.fetch_observations(dg.AssetKey("deployment"), limit=1).records[0].asset_observation
+    assert seen is not None
+    assert "paused it: lunch" in str(seen.metadata["now"].value)
+    assert seen.metadata["success"].value == "not over yet"
+    assert run(instance, "unpause", "end_pause").success
+    assert platform.record().said.startswith("the candidate is watched with 100 %")
+    assert run(instance, "abort", "request_abort", reason="the end of the test").success
+
+
 def ask_sensor(instance: dg.DagsterInstance) -> list[dg.RunRequest]:
     """The runs that the rollout sensor asks for now."""
     sensor = next(sensor for sensor in SENSORS if sensor.name == "rollout_staging_us_west_2")
@@ -189,6 +220,27 @@ def test_what_cannot_be_deployed_is_refused_in_a_sentence_and_nothing_is_half_do
         patched.setenv("KUBECONFIG", str(platform.home / "stopped"))
         assert "there is no kubeconfig. Set KUBECONFIG to it, or start the sandbox" in deploy(CLUSTER, "v1.1.0")
     assert (platform.record(), len(platform.admin("GET", "/mutations"))) == (before, count)
+
+
+def test_a_prerequisite_that_is_known_to_fail_keeps_a_rollout_from_beginning(
+    platform: Platform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused, and not begun, rolled back and told to people."""
+    platform.ensure("v1.0.0")
+    before = platform.record()
+    rules = platform.home / "analysis.yaml"
+    rules.write_text(
+        (project_folder() / "monitoring" / "analysis.yaml").read_text().replace("material:", "materiel:", 1)
+    )
+    with monkeypatch.context() as patched:
+        patched.setenv("NEXUS_ANALYSIS", str(rules))
+        said = refusal(run(instance, "deploy", "plan", version="v1.1.0", dry_run=False))
+        dry = run(instance, "deploy", "plan", version="v1.1.0")
+    assert "prerequisites are missing: " in said
+    assert "metrics.request-errors.materiel: unknown key; allowed: " in said
+    assert said.count("Did you mean material?") == 1
+    assert dry.success, "a dry run only tells"
+    assert platform.record() == before
 
 
 def test_a_second_deploy_fails_in_a_sentence_and_the_first_goes_on(
