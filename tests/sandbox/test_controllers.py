@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import pytest
 from world import World, deployment, world
 
 from nexus_ops.sandbox.controllers.recorder import Recorder
+from nexus_ops.sandbox.kube.faults import Rule
 
 
 def run(scenario: Callable[[World], Awaitable[None]]) -> None:
@@ -33,6 +35,30 @@ def test_a_deployment_becomes_ready_pods_behind_its_service() -> None:
         assert conditions == {"Available": "True", "Progressing": "True"}
 
     run(scenario)
+
+
+def test_a_services_endpoints_are_found_by_its_labels() -> None:
+    async def scenario(w: World) -> None:
+        spec = {"selector": {"app": "d"}, "clusterIP": "None", "ports": [{"port": 80, "targetPort": "http"}]}
+        w.create("services", {"metadata": {"name": "s", "labels": {"team": "nexus"}}, "spec": spec})
+        own = {"team": "nexus", "service.kubernetes.io/headless": ""}
+        found = await w.until(lambda: w.store.find("endpoints", "n", "s"))
+        assert found["metadata"]["labels"] == own
+        found = await w.until(lambda: w.store.find("endpointslices.discovery.k8s.io", "n", "s"))
+        assert found["metadata"]["labels"] == {
+            **own,
+            "kubernetes.io/service-name": "s",
+            "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
+        }
+        w.store.edit("services", "n", "s", lambda obj: obj["metadata"].update(labels={"team": "other"}))
+        await w.until(lambda: w.store.get("endpoints", "n", "s")["metadata"]["labels"].get("team") == "other")
+
+    run(scenario)
+
+
+def test_a_fault_of_an_unknown_kind_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(TypeError, match="action: 'errr' is not known; allowed: error, hold-before"):
+        Rule.parse({"action": "errr"})
 
 
 def test_a_changed_template_rolls_without_going_below_what_must_be_available() -> None:
