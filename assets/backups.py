@@ -25,7 +25,7 @@ BACKUPS: dict["System", dg.AssetKey] = {
     "redis": dg.AssetKey(["backup", "redis"]),
 }
 DRILL = dg.AssetKey("drill")
-CLUSTER_TAG = "backup-cluster"
+BACKUP_TAG = "backup-cluster"
 """The tag of runs that back up a cluster: the watch starts none beside them."""
 OF_EACH = {
     "complete": "the manifest names all that a restore needs.",

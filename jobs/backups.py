@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import dagster as dg
 from pydantic import Field
 
-from nexus_ops.assets.backups import BACKUPS, CLUSTER_TAG, DRILL, backup_checks
+from nexus_ops.assets.backups import BACKUP_TAG, BACKUPS, DRILL, backup_checks
+from nexus_ops.jobs.stages import CLUSTER_TAG
 from nexus_ops.partitions import TOPOLOGY
 from nexus_ops.refusals import in_a_sentence
 from nexus_ops.resources import NexusResource
@@ -76,6 +77,7 @@ def restore_backup(context: dg.OpExecutionContext, config: RestoreConfig, nexus:
     source = nexus.backups(config.cluster, config.system, report=context.log.info)
     target = nexus.backups(config.target or config.cluster, config.system, report=context.log.info)
     planned = restoring.plan(source, target, config.source, databases=config.databases, tables=config.tables)
+    context.instance.add_run_tags(context.run_id, {CLUSTER_TAG: config.target or config.cluster})
     context.log.info("%s", planned.to_markdown())
     key, partition = BACKUPS[config.system], config.target or config.cluster
     metadata = {"restore_plan": dg.MetadataValue.md(planned.to_markdown())}
@@ -220,7 +222,7 @@ def _nightly(cluster: str, job: Any, cron: str, zone: str) -> dg.ScheduleDefinit
     )
     def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
         night = context.scheduled_execution_time.astimezone(UTC)
-        tags = {"actor": f"{job.name} schedule"} | ({CLUSTER_TAG: cluster} if job.name == "backup" else {})
+        tags = {"actor": f"{job.name} schedule"} | ({BACKUP_TAG: cluster} if job.name == "backup" else {})
         return dg.RunRequest(run_key=f"{name}:{night:%Y-%m-%dT%H:%MZ}", partition_key=cluster, tags=tags)
 
     return tick

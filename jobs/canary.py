@@ -5,6 +5,7 @@ from pydantic import Field
 
 from nexus_ops.assets.canary import evaluation_of
 from nexus_ops.jobs.deploy import CLUSTERS, control_job
+from nexus_ops.jobs.stages import CLUSTER_TAG
 from nexus_ops.refusals import in_a_sentence
 from nexus_ops.resources import NexusResource
 
@@ -26,7 +27,7 @@ def evaluate_canary(context: dg.OpExecutionContext, config: EvaluationConfig, ne
     from nexus_ops.rollouts.evaluation import evaluate
 
     rollout = nexus.rollouts(config.cluster, report=context.log.info)
-    context.instance.add_run_tags(context.run_id, {EVALUATES: config.cluster})
+    context.instance.add_run_tags(context.run_id, {CLUSTER_TAG: config.cluster, EVALUATES: config.cluster})
     found = evaluate(rollout, config.evidence)
     context.log.info("%s: %s", found.verdict, found.reason)
     context.log_event(evaluation_of(found, rollout.store.url))

@@ -7,7 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from nexus_ops.assets.deployments import DEPLOYMENT
-from nexus_ops.jobs.stages import CLUSTER_TAG, drive_stages, tag_run
+from nexus_ops.jobs.stages import CLUSTER_TAG, DRIVES_TAG, drive_stages, tag_run
 from nexus_ops.partitions import TOPOLOGY
 from nexus_ops.refusals import in_a_sentence
 from nexus_ops.resources import NexusResource
@@ -87,7 +87,7 @@ def _actor(context: dg.OpExecutionContext) -> str:
 
 def _drives(context: dg.OpExecutionContext, cluster: str) -> None:
     """Mark the run as one that is about to drive a rollout, for the sensor and for those who look for it."""
-    context.instance.add_run_tags(context.run_id, {CLUSTER_TAG: cluster, "actor": _actor(context)})
+    context.instance.add_run_tags(context.run_id, {CLUSTER_TAG: cluster, DRIVES_TAG: cluster, "actor": _actor(context)})
 
 
 def control_job(description: str, op: str, **fields: str | bool) -> Callable[[Callable[[], None]], dg.JobDefinition]:
@@ -115,6 +115,7 @@ def plan(context: dg.OpExecutionContext, config: DeployConfig, nexus: NexusResou
     from nexus_ops.rollouts.prerequisites import check_prerequisites, require_prerequisites
 
     rollout = nexus.rollouts(config.cluster, report=context.log.info)
+    context.instance.add_run_tags(context.run_id, {CLUSTER_TAG: config.cluster})
     settings = settings_for(
         rollout,
         strategy=config.strategy or None,

@@ -5,6 +5,7 @@ from pydantic import Field
 
 from nexus_ops.assets.deployments import DEPLOYMENT
 from nexus_ops.jobs.deploy import CLUSTERS, control_job
+from nexus_ops.jobs.stages import CLUSTER_TAG
 from nexus_ops.refusals import in_a_sentence
 from nexus_ops.resources import NexusResource
 
@@ -29,6 +30,7 @@ def compare_with_cluster(context: dg.OpExecutionContext, config: DiffConfig, nex
     from nexus_ops.rollouts.plan import read_ledger
 
     rollout = nexus.rollouts(config.cluster)
+    context.instance.add_run_tags(context.run_id, {CLUSTER_TAG: config.cluster})
     record = read_ledger(rollout).record
     serving = record.serving if record else None
     if serving is None:

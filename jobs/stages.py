@@ -28,6 +28,8 @@ WANTED_BACK = ("abort", "rollback")
 NOT_THEIRS = (*WANTED_BACK, "resume_rollout")
 """Jobs that have not failed because a candidate is on its way back: it was on it before."""
 CLUSTER_TAG = "cluster"
+"""The tag of the cluster that a run is about: the filter of the page Runs."""
+DRIVES_TAG = "drives"
 """The tag of runs that drive a rollout of this cluster: the sensor starts none beside them."""
 
 

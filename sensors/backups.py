@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from nexus_ops.assets.backups import BACKUPS, CLUSTER_TAG
+from nexus_ops.assets.backups import BACKUP_TAG, BACKUPS
 from nexus_ops.jobs.backups import backup
 from nexus_ops.partitions import TOPOLOGY
 from nexus_ops.resources import NexusResource
@@ -105,7 +105,7 @@ def _is_coming(instance: dg.DagsterInstance, cluster: str) -> bool:
         dg.DagsterRunStatus.STARTED,
         dg.DagsterRunStatus.CANCELING,
     )
-    filters = dg.RunsFilter(statuses=list(unfinished), tags={CLUSTER_TAG: cluster})
+    filters = dg.RunsFilter(statuses=list(unfinished), tags={BACKUP_TAG: cluster})
     return instance.get_runs_count(filters) > 0
 
 
@@ -116,7 +116,7 @@ def _request(cluster: str, due: datetime, now: datetime, without: list[str]) -> 
         run_key=f"{cluster}:{due:%Y-%m-%dT%H:%MZ}:{attempt}",
         partition_key=cluster,
         asset_selection=[BACKUPS[system] for system in BACKUPS if system in without],
-        tags={CLUSTER_TAG: cluster, "actor": "backup watch"},
+        tags={BACKUP_TAG: cluster, "actor": "backup watch"},
     )
 
 

@@ -11,7 +11,7 @@ import dagster as dg
 from nexus_ops.assets.canary import is_evaluated
 from nexus_ops.jobs.canary import EVALUATES, canary_evaluation
 from nexus_ops.jobs.deploy import rollback as rollback_job
-from nexus_ops.jobs.stages import CLUSTER_TAG, tags_of
+from nexus_ops.jobs.stages import DRIVES_TAG, tags_of
 from nexus_ops.partitions import TOPOLOGY
 from nexus_ops.resources import NexusResource
 from nexus_ops.sensors.rollout import AT_WORK, COMING, who_drives
@@ -51,8 +51,7 @@ def evaluation_sensor(cluster: Cluster) -> dg.SensorDefinition:
             return dg.SkipReason("a run evaluates it")
         attempt = int(datetime.now(UTC).timestamp()) // ATTEMPT_SECONDS
         config = {"ops": {"evaluate": {"config": {"cluster": cluster.name, "evidence": digest}}}}
-        tags = {key: value for key, value in tags_of(record).items() if key != CLUSTER_TAG}
-        tags |= {EVALUATES: cluster.name, "actor": "evaluation sensor"}
+        tags = {**tags_of(record), EVALUATES: cluster.name, "actor": "evaluation sensor"}
         key = f"{record.id}:{digest[:16]}:{attempt}"
         return dg.SensorResult([dg.RunRequest(run_key=key, run_config=config, tags=tags)])
 
@@ -88,7 +87,7 @@ def rollback_sensor(cluster: Cluster) -> dg.SensorDefinition:
                 over = record is not None and found.health is None and record.finished
                 return dg.SensorResult(skip_reason=found.why, cursor=record.id if record and over else None)
             lease = rollout.client.get(KIND, LEASE, cluster.ops_namespace)
-            runs = dg.RunsFilter(statuses=[*COMING, *AT_WORK], tags={CLUSTER_TAG: cluster.name})
+            runs = dg.RunsFilter(statuses=[*COMING, *AT_WORK], tags={DRIVES_TAG: cluster.name})
             if driver := who_drives(lease, context.instance.get_run_records(runs), now):
                 return dg.SkipReason(f"{found.why}: {driver} is at work on it")
             if found.health is not None:
@@ -100,7 +99,11 @@ def rollback_sensor(cluster: Cluster) -> dg.SensorDefinition:
         key = f"{record.id}:back:{int(now.timestamp()) // ATTEMPT_SECONDS}"
         config = {"ops": {"plan_back": {"config": {"cluster": cluster.name, "reason": reason}}}}
         return dg.SensorResult(
-            [dg.RunRequest(run_key=key, run_config=config, tags={**tags_of(record), "actor": ACTOR})]
+            [
+                dg.RunRequest(
+                    run_key=key, run_config=config, tags={**tags_of(record), DRIVES_TAG: record.cluster, "actor": ACTOR}
+                )
+            ]
         )
 
     return sense

@@ -12,7 +12,7 @@ import dagster as dg
 
 from nexus_ops.assets.canary import CANARY_ANALYSIS
 from nexus_ops.jobs.deploy import resume_rollout
-from nexus_ops.jobs.stages import CLUSTER_TAG, is_reported, tags_of
+from nexus_ops.jobs.stages import DRIVES_TAG, is_reported, tags_of
 from nexus_ops.partitions import TOPOLOGY
 from nexus_ops.resources import NexusResource
 from nexus_ops.topology import Cluster
@@ -91,7 +91,9 @@ def _run(
     key = f"{record.id}:{record.phase}:{stage}:{int(now.timestamp()) // ATTEMPT_SECONDS}"
     config = {"ops": {"find": {"config": {"cluster": record.cluster}}}}
     context.log.info("%s: %s", record.cluster, why)
-    request = dg.RunRequest(run_key=key, run_config=config, tags={**tags_of(record), "actor": ACTOR})
+    request = dg.RunRequest(
+        run_key=key, run_config=config, tags={**tags_of(record), DRIVES_TAG: record.cluster, "actor": ACTOR}
+    )
     return dg.SensorResult([request], asset_events=list(seen))
 
 
@@ -121,7 +123,7 @@ def observation(attended: "Attended", driver: str) -> dg.AssetObservation:
 
 def _runs(instance: dg.DagsterInstance, cluster: str) -> Iterator[dg.RunRecord]:
     """The runs that drive a cluster or are about to; Dagster is asked only when the first of them is wanted."""
-    yield from instance.get_run_records(dg.RunsFilter(statuses=[*COMING, *AT_WORK], tags={CLUSTER_TAG: cluster}))
+    yield from instance.get_run_records(dg.RunsFilter(statuses=[*COMING, *AT_WORK], tags={DRIVES_TAG: cluster}))
 
 
 def who_drives(lease: dict[str, Any] | None, runs: Iterable[dg.RunRecord], now: datetime) -> str:

@@ -148,7 +148,7 @@ class Demo:
             "monitor_seconds": monitor,
             "hold_seconds": hold,
         }
-        tags = [{"key": "cluster", "value": cluster}, {"key": "actor", "value": "demo"}]
+        tags = [{"key": "drives", "value": cluster}, {"key": "actor", "value": "demo"}]
         run = self.launch("deploy", {"ops": {"plan": {"config": config}}}, tags)
         self.say(f"   {cluster}: run {run[:8]} launched")
         self.follow(cluster, version, self.kill_at_switch(run) if kill else None, ends)

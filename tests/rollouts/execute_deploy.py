@@ -10,6 +10,7 @@ from drive import CLOSE, SHORT
 
 from nexus_ops.clusters import lease
 from nexus_ops.definitions import defs
+from nexus_ops.jobs.stages import DRIVES_TAG
 
 
 def main(cluster: str, version: str, strategy: str = "blue-green") -> None:
@@ -18,7 +19,7 @@ def main(cluster: str, version: str, strategy: str = "blue-green") -> None:
     times = {"bake_seconds": 2, "monitor_seconds": 3, "hold_seconds": 1}
     config = {"cluster": cluster, "version": version, "dry_run": False, "strategy": strategy, **times}
     defs.resolve_job_def("deploy").execute_in_process(
-        run_config={"ops": {"plan": {"config": config}}}, instance=dg.DagsterInstance.get(), tags={"cluster": cluster}
+        run_config={"ops": {"plan": {"config": config}}}, instance=dg.DagsterInstance.get(), tags={DRIVES_TAG: cluster}
     )
 
 

@@ -10,6 +10,7 @@ from platform_cluster import CLUSTER, Platform
 
 from nexus_ops.clusters.lease import acquire
 from nexus_ops.definitions import defs
+from nexus_ops.jobs.stages import CLUSTER_TAG, DRIVES_TAG
 from nexus_ops.resources import NexusResource
 from nexus_ops.rollouts.driver import advance
 from nexus_ops.rollouts.strategy import Settings
@@ -119,7 +120,7 @@ def test_the_sensor_goes_on_with_a_rollout_that_nobody_drives(platform: Platform
     assert ask_sensor(instance) == [], "a run is on its way"
     instance.delete_run(begun.run_id)
     (request,) = ask_sensor(instance)
-    assert request.tags["cluster"] == CLUSTER
+    assert (request.tags[CLUSTER_TAG], request.tags[DRIVES_TAG]) == (CLUSTER, CLUSTER)
     job = defs.resolve_job_def("resume_rollout")
     assert job.execute_in_process(run_config=request.run_config, instance=instance).success
     assert platform.at_the_edge()[0] == "v1.1.0"
@@ -139,7 +140,7 @@ def begin_run(instance: dg.DagsterInstance, status: dg.DagsterRunStatus, cluster
     """A run of the instance that drives a cluster's rollout, in this status."""
     job = defs.resolve_job_def("resume_rollout")
     config = {"ops": {"find": {"config": {"cluster": cluster}}}}
-    return instance.create_run_for_job(job_def=job, run_config=config, status=status, tags={"cluster": cluster})
+    return instance.create_run_for_job(job_def=job, run_config=config, status=status, tags={DRIVES_TAG: cluster})
 
 
 def held(seconds_ago: float, now: datetime, holder: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 from platform_cluster import CLUSTER, Platform
 from witness import complaints, witness
 
+from nexus_ops.jobs.stages import DRIVES_TAG
 from nexus_ops.rollouts.strategy import CANARY, names
 from nexus_ops.sandbox import ui
 from nexus_ops.sandbox.demo import LAUNCH
@@ -33,7 +34,7 @@ def launch(url: str) -> None:
     """A canary to v1.1.0, as the UI launches it."""
     times = {"bake_seconds": 2, "monitor_seconds": 2, "hold_seconds": 1}
     config = {"cluster": CLUSTER, "version": "v1.1.0", "dry_run": False, "strategy": "canary", **times}
-    tags = [{"key": "cluster", "value": CLUSTER}, {"key": "actor", "value": "test"}]
+    tags = [{"key": DRIVES_TAG, "value": CLUSTER}, {"key": "actor", "value": "test"}]
     variables = {"job": "deploy", "config": {"ops": {"plan": {"config": config}}}, "tags": tags, "assets": None}
     answer = httpx.post(f"{url}/graphql", json={"query": LAUNCH, "variables": variables}, timeout=60).json()
     assert answer["data"]["launchRun"]["__typename"] == "LaunchRunSuccess", answer
