@@ -222,7 +222,9 @@ def _nightly(cluster: str, job: Any, cron: str, zone: str) -> dg.ScheduleDefinit
     )
     def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
         night = context.scheduled_execution_time.astimezone(UTC)
-        tags = {"actor": f"{job.name} schedule"} | ({BACKUP_TAG: cluster} if job.name == "backup" else {})
+        tags = {CLUSTER_TAG: cluster, "actor": f"{job.name} schedule"}
+        if job.name == "backup":
+            tags[BACKUP_TAG] = cluster
         return dg.RunRequest(run_key=f"{name}:{night:%Y-%m-%dT%H:%MZ}", partition_key=cluster, tags=tags)
 
     return tick
