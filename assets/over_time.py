@@ -53,6 +53,5 @@ def _number(value: Any) -> float | None:
 
 def _clock(seconds: float, span: float) -> str:
     """Times of a day within a day, days beyond; UTC."""
-    return (
-        f"{datetime.fromtimestamp(seconds, UTC):{'%H:%M:%S' if span < 600 else '%H:%M' if span < 86400 else '%d %b'}}"
-    )
+    shape = "%H:%M:%S" if span < 600 else "%H:%M" if span < 86400 else "%d %b"
+    return datetime.fromtimestamp(seconds, UTC).strftime(shape)

@@ -4,7 +4,6 @@ Each cluster has its own nights: the schedules of a cluster tick in the time zon
 """
 
 import getpass
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +11,7 @@ import dagster as dg
 from pydantic import Field
 
 from nexus_ops.assets.backups import BACKUP_TAG, BACKUPS, DRILL, backup_checks
+from nexus_ops.jobs.deploy import control_job
 from nexus_ops.jobs.stages import CLUSTER_TAG
 from nexus_ops.partitions import TOPOLOGY
 from nexus_ops.refusals import in_a_sentence
@@ -149,16 +149,7 @@ def verify_backups(context: dg.OpExecutionContext, config: VerifyConfig, nexus: 
         raise dg.Failure("; ".join(problems), allow_retries=False)
 
 
-def _job(name: str, description: str, op: str, **fields: Any) -> Callable[[Callable[[], None]], dg.JobDefinition]:
-    return dg.job(
-        name=name,
-        description=description,
-        executor_def=dg.in_process_executor,
-        config={"ops": {op: {"config": fields}}},
-    )
-
-
-@_job(
+@control_job(
     "restore",
     "Restore a database from a backup. Begins with a dry run: it shows what would be overwritten and lost, and changes nothing.",
     "restore_backup",
@@ -175,7 +166,7 @@ def restore() -> None:
     restore_backup()
 
 
-@_job(
+@control_job(
     "prune",
     "Remove backups that retention no longer wants. A dry run by default.",
     "prune_backups",
@@ -186,7 +177,7 @@ def prune() -> None:
     prune_backups()
 
 
-@_job("verify", "Read all backups back and compare them with their manifests.", "verify_backups", cluster="")
+@control_job("verify", "Read all backups back and compare them with their manifests.", "verify_backups", cluster="")
 def verify() -> None:
     verify_backups()
 

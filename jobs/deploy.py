@@ -2,6 +2,7 @@
 
 import getpass
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -90,7 +91,7 @@ def _drives(context: dg.OpExecutionContext, cluster: str) -> None:
     context.instance.add_run_tags(context.run_id, {CLUSTER_TAG: cluster, DRIVES_TAG: cluster, "actor": _actor(context)})
 
 
-def control_job(description: str, op: str, **fields: str | bool) -> Callable[[Callable[[], None]], dg.JobDefinition]:
+def control_job(description: str, op: str, **fields: Any) -> Callable[[Callable[[], None]], dg.JobDefinition]:
     """A job of the control plane: in one process, for a step in a new one costs many seconds.
 
     `fields` of the first op are what the Launchpad opens with: what is empty is to be filled in, and refused if it is not.
