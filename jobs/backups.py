@@ -150,7 +150,6 @@ def verify_backups(context: dg.OpExecutionContext, config: VerifyConfig, nexus: 
 
 
 @control_job(
-    "restore",
     "Restore a database from a backup. Begins with a dry run: it shows what would be overwritten and lost, and changes nothing.",
     "restore_backup",
     cluster="",
@@ -167,7 +166,6 @@ def restore() -> None:
 
 
 @control_job(
-    "prune",
     "Remove backups that retention no longer wants. A dry run by default.",
     "prune_backups",
     cluster="",
@@ -177,7 +175,7 @@ def prune() -> None:
     prune_backups()
 
 
-@control_job("verify", "Read all backups back and compare them with their manifests.", "verify_backups", cluster="")
+@control_job("Read all backups back and compare them with their manifests.", "verify_backups", cluster="")
 def verify() -> None:
     verify_backups()
 
