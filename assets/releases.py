@@ -66,24 +66,26 @@ def release(
     return dg.MaterializeResult(
         data_version=dg.DataVersion(built.digest),
         metadata={
+            # In the order of an operator's questions; the long table of objects comes last.
+            "environment": environment,
             "version": version,
-            "digest": built.digest,
-            "new": new,
             "what_next": dg.MetadataValue.md(
                 f"Launch the job `deploy` with cluster `{cluster.name}` and version `{version}`: its dry run shows the plan."
             ),
+            "changes": dg.MetadataValue.md(
+                against + markdown(diff(map(without_version, earlier), map(without_version, objects)))
+            ),
+            "changes_to_live": dg.MetadataValue.md(_changes_to_live(nexus, cluster.name, built)),
             "from": dg.MetadataValue.md(
                 f"- chart `{built.chart[:12]}`\n- values `{nexus.values_file(environment).name}`\n"
                 f"- images of `{version}`, by digest\n- components, node groups and host as in the topology"
             ),
             "actor": context.run_tags.get("actor") or getpass.getuser(),
-            "objects": dg.TableMetadataValue([dg.TableRecord(row) for row in rows], dg.TableSchema(columns)),
+            "new": new,
+            "digest": built.digest,
             "object_count": len(objects),
             "images": dg.MetadataValue.md(bullets(f"`{image}`" for image in built.images.values())),
-            "changes": dg.MetadataValue.md(
-                against + markdown(diff(map(without_version, earlier), map(without_version, objects)))
-            ),
-            "changes_to_live": dg.MetadataValue.md(_changes_to_live(nexus, cluster.name, built)),
+            "objects": dg.TableMetadataValue([dg.TableRecord(row) for row in rows], dg.TableSchema(columns)),
         },
     )
 
