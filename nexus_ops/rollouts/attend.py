@@ -5,10 +5,12 @@ Cheap while nothing serves, and without a run: whoever drives is only asked to s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
+from nexus_ops.clusters.client import CONFIG_MAP
 from nexus_ops.clusters.errors import LeaseHeld
 from nexus_ops.errors import OperationError
 from nexus_ops.rollouts.context import RolloutContext
@@ -16,8 +18,8 @@ from nexus_ops.rollouts.decision import Decision, Observed
 from nexus_ops.rollouts.driver import cut
 from nexus_ops.rollouts.machine import decide
 from nexus_ops.rollouts.observe import glance, serves
-from nexus_ops.rollouts.operations import abort_by_verdict
-from nexus_ops.rollouts.record import Ledger, Record
+from nexus_ops.rollouts.operations import MANAGER, abort_by_verdict
+from nexus_ops.rollouts.record import NAME, Ledger, Record, Word
 
 
 @dataclass(frozen=True)
@@ -58,4 +60,18 @@ def attend(
         except OperationError as error:
             log("%s: the traffic could not be cut here: %s", record.cluster, error)
     due = not driver and decision.step not in ("wait", "approve", "nothing")
+    word = Word(record.id, actor, decision.why, now.isoformat())
+    if not driver and not due and serves(record) and word.is_news(ledger.seen):
+        _leave(context, word, log)
     return Attended(record, decision, observed, due)
+
+
+def _leave(context: RolloutContext, word: Word, log: Callable[..., object]) -> None:
+    """Write the last word beside the record, under a key of its own: no lease is needed, and no driver reads it."""
+    try:
+        found = context.client.get(CONFIG_MAP, NAME, context.cluster.ops_namespace)
+        if found is not None and Ledger.from_data(found["data"]).seen != word:
+            changed = {**found, "data": {**found["data"], "seen": json.dumps(asdict(word))}}
+            context.client.replace(changed, manager=MANAGER)
+    except OperationError as error:
+        log("%s: what was seen could not be written: %s", context.cluster.name, error)

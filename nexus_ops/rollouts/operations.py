@@ -21,6 +21,8 @@ from nexus_ops.rollouts.record import NAME, PAST, WISHES, Blame, Copy, Ledger, R
 from nexus_ops.rollouts.strategy import Settings, stages_of
 
 TRIES = 20
+MANAGER = "nexus-operator"
+"""By which what is asked of a rollout, or seen of it, is written beside the record."""
 
 
 class NothingToDo(PermanentError):
@@ -202,7 +204,7 @@ def _wish(context: RolloutContext, key: str, ask: Callable[[Ledger], _Asked | No
             changed["data"][key] = wish.to_json()
         try:
             # The fence stays as it is: a wish is not a driver's write, it only has to be newer than what it answers.
-            context.client.replace(changed, manager="nexus-operator")
+            context.client.replace(changed, manager=MANAGER)
         except Conflict:
             continue
         return record

@@ -2,14 +2,15 @@
 
 A ConfigMap holds it; writes are compare-and-swap under the fence. What other people ask of a rollout (abort, approve,
 pause, promote) stands beside it under keys of their own, so that they need no lease and a driver cannot overwrite them;
-and so do the releases that have failed here, which outlive the rollout.
+so does the last word of the sensor that looks after it while nobody drives (`seen`), and so do the releases that have failed here, which outlive the rollout.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from nexus_ops.rollouts.strategy import Kind, Settings, Stage, known_stage
@@ -21,6 +22,8 @@ Blame = Literal["release", "platform"]
 Reason = Literal["DrainLate", "DrainEnded", "DrainKilled", "WeightUnseen", "RolledBack", "Blocked"]
 """Why an event was told: the words by which alerts are grouped."""
 NAME = "rollout"
+SAY_AGAIN = timedelta(seconds=30)
+"""After so long the last word is said again, so that it can be seen that somebody looks."""
 PAST = "rollouts"
 """The folder of the object store with the records of rollouts that are over."""
 
@@ -258,8 +261,25 @@ class BadRelease:
 
 
 @dataclass(frozen=True)
+class Word:
+    """What whoever looks after a rollout saw of it last, while nobody drives it and the record stands still."""
+
+    rollout: str
+    by: str
+    why: str
+    at: str
+
+    def is_news(self, before: Word | None) -> bool:
+        """Whether it says something else than before (numbers left out), or what was said is old."""
+        if before is None or before.rollout != self.rollout:
+            return True
+        said, now = (re.sub(r"\d+(\.\d+)?", "#", word.why) for word in (before, self))
+        return said != now or moment(self.at) - moment(before.at) >= SAY_AGAIN
+
+
+@dataclass(frozen=True)
 class Ledger:
-    """All that the ConfigMap holds: the record, the wishes about it, and the releases that have failed here."""
+    """All that the ConfigMap holds: the record, the wishes about it, the last word, and the releases that have failed here."""
 
     record: Record | None = None
     abort: Wish | None = None
@@ -267,6 +287,7 @@ class Ledger:
     pause: Wish | None = None
     promotion: Wish | None = None
     bad: tuple[BadRelease, ...] = ()
+    seen: Word | None = None
 
     @classmethod
     def from_data(cls, data: dict[str, str]) -> Ledger:
@@ -274,6 +295,7 @@ class Ledger:
         return cls(
             record=Record.from_json(data["record"]) if "record" in data else None,
             bad=tuple(BadRelease(**one) for one in json.loads(data.get("bad", "[]"))),
+            seen=Word(**json.loads(data["seen"])) if "seen" in data else None,
             **wishes,
         )
 

@@ -18,8 +18,8 @@ from nexus_ops.clusters.lease import acquire
 from nexus_ops.resources import NexusResource
 from nexus_ops.rollouts.driver import advance
 from nexus_ops.rollouts.observe import glance
-from nexus_ops.rollouts.operations import request_abort
-from nexus_ops.rollouts.record import Record
+from nexus_ops.rollouts.operations import pause, request_abort
+from nexus_ops.rollouts.record import Record, Word
 from nexus_ops.sensors.rollout import CANARY_ANALYSIS, SENSORS
 
 pytestmark = [pytest.mark.sandbox_only]
@@ -65,6 +65,37 @@ def test_a_tick_that_holds_says_so_with_its_numbers_and_asks_for_no_run(
     assert (said["weight_requested"], said["weight_observed"]) == (5, 5)
     assert said["verdict"] in ("pass", "insufficient")
     assert said["requests"] >= 0
+
+
+def test_what_ticks_see_while_nobody_drives_stands_beside_the_record(
+    platform: Platform, instance: dg.DagsterInstance, canary: Record
+) -> None:
+    """The record itself stands still meanwhile: its last word would be minutes old at three in the morning."""
+    tick(instance)
+    word = platform.ledger().seen
+    assert word is not None
+    assert (word.rollout, word.by) == (canary.id, "rollout sensor")
+    assert "watched with 5 %" in word.why
+    tick(instance)
+    assert platform.ledger().seen == word, "it is said again only when it changes, or is old"
+    pause(platform.context(), "somebody", "lunch")
+    tick(instance)
+    paused = platform.ledger().seen
+    assert paused is not None
+    assert paused.why.startswith("somebody paused it: lunch; ")
+    assert platform.record().updated == canary.updated, "nobody has driven"
+
+
+def test_a_word_is_news_when_it_says_something_else_or_the_last_is_old() -> None:
+    def word(why: str, second: int, rollout: str = "r-1") -> Word:
+        return Word(rollout, "rollout sensor", why, f"2026-11-28T03:00:{second:02}+00:00")
+
+    first = word("7 of at least 100 requests were seen", 0)
+    assert first.is_news(None)
+    assert not word("12.5 of at least 100 requests were seen", 5).is_news(first), "numbers are no news"
+    assert word("12 of at least 100 requests were seen", 30).is_news(first)
+    assert word("somebody paused it", 5).is_news(first)
+    assert word("7 of at least 100 requests were seen", 5, rollout="r-2").is_news(first)
 
 
 def test_a_tick_that_sees_a_failure_cuts_the_traffic_itself_and_then_asks_for_a_run(
