@@ -81,7 +81,7 @@ def test_a_deploy_is_a_dry_run_unless_told_otherwise() -> None:
 @pytest.mark.parametrize(
     ("job", "op", "fields"),
     [
-        ("deploy", "plan", {"cluster": "", "version": "", "dry_run": True}),
+        ("deploy", "plan", {"cluster": "", "version": "", "strategy": "", "dry_run": True}),
         ("rollback", "plan_back", {"cluster": "", "reason": "by hand"}),
         ("abort", "request_abort", {"cluster": "", "reason": "by hand"}),
         ("approve", "grant_approval", {"cluster": ""}),

@@ -278,9 +278,9 @@ def _decide(plan: Plan, state: State, now: float | None) -> tuple[Verdict, tuple
     if reasons:
         guilty = bool(state.rejected) or any(breach.blames == "release" for breach in state.failed)
         return "fail", tuple(reasons), "release" if guilty else "platform"
+    if state.time < 0:  # a look that is due and cannot be had is an error before it comes to a verdict
+        return "insufficient", ("the first look is still to come",), None
     if now is not None and now - state.time > MOST_AGE:
-        if state.time < 0:
-            return "error", ("the first look is still to come",), None
         return "error", (f"could not measure: the last look was {now - state.time:.0f} s ago",), None
     metrics = plan.rules.metrics
     problems = tuple(

@@ -235,7 +235,10 @@ def test_what_cannot_be_measured_is_an_error_and_no_pass() -> None:
     assert "HTTP 503" in found.reasons[0]
     assert judge(plan, looks, now=looks[-1].time + 61).verdict == "error"
     assert judge(plan, looks, now=looks[-1].time + 59).verdict == "pass"
-    assert judge(plan, [], now=START).verdict == "error"
+    none = judge(plan, [], now=START)
+    assert (none.verdict, none.reasons) == ("insufficient", ("the first look is still to come",)), (
+        "no failure to measure"
+    )
 
 
 def test_what_has_no_data_is_insufficient_however_well_the_rest_goes() -> None:

@@ -239,8 +239,17 @@ def archiving(scene: Scene) -> Generator[None]:
         assert receiver.poll() is None, "the receiver has ended"
     finally:
         receiver.terminate()
-        receiver.wait()
-        scene.sql("SELECT pg_drop_replication_slot('nexus_archive')")
+        try:
+            assert receiver.wait(timeout=30) == 0
+        except subprocess.TimeoutExpired:
+            state = Path(f"/proc/{receiver.pid}/status").read_text()
+            receiver.kill()
+            pytest.fail(
+                f"it does not end: {[line for line in state.splitlines() if line[:3] in ('Sta', 'Sig', 'Shd')]}"
+            )
+        finally:
+            receiver.wait()
+            scene.sql("SELECT pg_drop_replication_slot('nexus_archive')")
 
 
 def test_what_somebody_deleted_comes_back_as_it_was_a_moment_before(scene: Scene, instance: dg.DagsterInstance) -> None:
@@ -254,11 +263,15 @@ def test_what_somebody_deleted_comes_back_as_it_was_a_moment_before(scene: Scene
         scene.sql("DELETE FROM ledger")
         scene.sql("INSERT INTO ledger VALUES (99)")
         until(lambda: windows(catalogue)[-1].until > moment, "the log until then is archived")
+        late = scene.sql("INSERT INTO ledger VALUES (100) RETURNING clock_timestamp()")[0][0].astimezone(UTC)
+        sent = "SELECT sent_lsn >= pg_current_wal_lsn() FROM pg_stat_replication "
+        until(lambda: scene.sql(sent) == [(True,)], "the server has sent it: for ten seconds it is in memory only")
+    assert windows(catalogue)[-1].until >= late, "what was in memory when it was ended is archived"
     wanted: dict[str, Any] = {"cluster": CLUSTER, "source": moment.isoformat(), "tables": ["public.ledger"]}
     assert launch(instance, "restore", "restore_backup", **wanted).success
     shown = plan_of(instance, BACKUPS["postgresql"])
     assert f"to: {moment:%Y-%m-%d %H:%M:%S} UTC, by the archive of WAL" in shown
-    assert scene.sql("SELECT n FROM ledger") == [(99,)]
+    assert scene.sql("SELECT n FROM ledger ORDER BY n") == [(99,), (100,)]
     assert launch(instance, "restore", "restore_backup", **wanted, target_again=CLUSTER, dry_run=False).success
     assert scene.sql("SELECT n FROM ledger ORDER BY n") == [(1,), (2,), (3,)]
     assert scene.sql("SELECT count(*) FROM trades") == [(5000,)]

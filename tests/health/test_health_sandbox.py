@@ -149,7 +149,7 @@ def test_the_asset_shows_the_table_and_its_checks_judge_the_snapshot(
     )
     assert result.success
     shown = newest_of(instance, CLUSTER)
-    assert "| **workloads** | 🟢 healthy | 36 of 36 pods ready of v1.0.0 (blue)" in shown["summary"]
+    assert "| **workloads** | 🟢 healthy | 36 of 36 pods ready of v1.0.0 (blue)" in shown["report"]
     assert (shown["state"], shown["score"], shown["workloads/pods ready"]) == ("healthy", 3, 36)
     records = [record.data for record in shown["probes"].records]
     assert [(record["probe"], record["state"]) for record in records[:2]] == [
@@ -172,7 +172,7 @@ def test_one_run_reports_every_cluster_and_those_out_of_reach_too(
     assert newest_of(instance, CLUSTER)["workloads/pods ready"] == 36
     away = newest_of(instance, "production-us-east-1")
     assert away["state"] == "unknown"
-    assert "needs the kube context" in away["summary"]
+    assert "needs the kube context" in away["report"]
     good, bad = (checked(instance, "critical_probes", name) for name in (CLUSTER, "production-us-east-1"))
     assert good is not None
     assert bad is not None

@@ -220,7 +220,7 @@ def test_metrics_that_cannot_be_asked_are_refused_with_query_and_answer(
     found = problem("request-errors", total="sum by (component, colour, pod, code) (http_requests_total)")
     assert "several series for component agent-orchestrator, colour blue" in found
     found = problem("portfolio-pnl", query="min(no_such_metric)")
-    assert found == "portfolio-pnl: nothing was returned [min(no_such_metric)]"
+    assert found == "analysis.yaml: portfolio-pnl: nothing was returned [min(no_such_metric)]"
     assert problem("portfolio-pnl", serves=False, query="min(no_such_metric)") == ""
     assert problem("portfolio-pnl") == ""
 
@@ -239,6 +239,9 @@ def test_the_pictures_of_a_rollout_are_drawings_of_its_evidence(scenes: Callable
     assert "1/α = 100" in names["Evidence that the candidate is worse"]
     assert {"stable (blue)", "candidate (green)"} <= names["request-errors of agent-orchestrator"]
     assert {"requested", "observed"} <= names["The candidate's share of the requests"]
-    assert len(found.charts) == 4
-    assert found.charts_markdown().count("](data:image/svg+xml;base64,") == 4
+    limit = "agent-error-rate of agent-orchestrator, and its limit"
+    assert next(iter(found.charts)) == limit, "what has failed comes first"
+    assert "candidate (green)" in names[limit]
+    assert len(found.charts) == 5
+    assert found.charts_markdown().count("](data:image/svg+xml;base64,") == 5
     assert len(found.charts_markdown()) < 100_000, "it lies in an event log"

@@ -142,6 +142,10 @@ class Archive:
                 (folder / key.rpartition("/")[2]).write_bytes(self.store.get(key))
 
 
+LAST = 1000
+"""Messages that are still taken when it is to end, where the server goes on sending."""
+
+
 class Receiver:
     """Streams the log of one server into its archive."""
 
@@ -212,6 +216,10 @@ class _Stretch:
                 self._keep()
             if now - self._told >= STATUS_SECONDS:
                 self._tell()
+        for _ in range(LAST):  # what the server has sent already comes along
+            if not isinstance(message := self._link.try_message(0.0), memoryview):
+                break
+            self._handle(message)
         self._keep()
         self._tell()
         return None
@@ -282,7 +290,11 @@ def _resume(link: Replication, slot: str, archive: Archive, server: Server) -> t
 
 
 def main() -> None:
-    """`python -m nexus_ops.backups.postgres.wal`: the receiver as a process, configured by the environment alone."""
+    """`python -m nexus_ops.backups.postgres.wal`: the receiver as a process, configured by the environment alone.
+
+    Ended by SIGTERM or SIGINT, it stores what it holds first.
+    """
+    import signal
     import sys
 
     needed = ("NEXUS_BACKUP_STORE", "NEXUS_BACKUP_PLACE", "NEXUS_POSTGRES_DSN", "NEXUS_BACKUP_RECIPIENTS")
@@ -291,8 +303,13 @@ def main() -> None:
         sys.exit(f'Set {", ".join(missing)}: docs/backups.md, "Restore to a time".')
     url, place, dsn, recipients = (os.environ[name] for name in needed)
     receiver = Receiver(ObjectStore.open(url), Place.parse(place), dsn, Packing(tuple(recipients.split())))
+    ended: list[int] = []
+    ends = (signal.SIGTERM, signal.SIGINT)
+    for number in ends:
+        signal.signal(number, lambda received, _: ended.append(received))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ends)  # whoever started us may have had them blocked
     try:
-        receiver.run(lambda: False)
+        receiver.run(lambda: bool(ended))
     except OperationError as error:
         sys.exit(str(error))  # whatever runs us starts us again
 
