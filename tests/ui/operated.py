@@ -29,7 +29,7 @@ RUN = "query Run($id: ID!) { runOrError(runId: $id) { ... on Run { status tags {
 REPORTED = """
 query Reported($cluster: [String!]) {
   assetOrError(assetKey: {path: ["deployment"]}) { ... on Asset { assetMaterializations(partitions: $cluster, limit: 1) {
-    metadataEntries { label ... on TextMetadataEntry { text } } } } }
+    metadataEntries { label ... on TextMetadataEntry { text } ... on MarkdownMetadataEntry { mdStr } } } } }
 }"""
 
 
@@ -70,7 +70,9 @@ class Operated:
     def reported(self) -> dict[str, str]:
         """What the asset `deployment` last told of the cluster; empty when nothing yet."""
         found = self.ask(REPORTED, {"cluster": [CLUSTER]})["assetOrError"].get("assetMaterializations") or [{}]
-        return {entry["label"]: entry.get("text", "") for entry in found[0].get("metadataEntries", ())}
+        return {
+            entry["label"]: entry.get("text", entry.get("mdStr", "")) for entry in found[0].get("metadataEntries", ())
+        }
 
     def ensure(self, version: str) -> None:
         """Have a version serve, whatever was before."""
