@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import dagster as dg
 
 from nexus_ops import partitions
-from nexus_ops.assets.checking import last_evaluation
+from nexus_ops.assets.checking import last_evaluation, report_check
 from nexus_ops.assets.over_time import over_time
 from nexus_ops.resources import NexusResource
 
@@ -152,6 +152,11 @@ def drill(context: dg.AssetExecutionContext, nexus: NexusResource) -> Iterator[d
     facts = {"cluster": context.partition_key, **_drilled(found)}
     facts["over_time"] = over_time(context.instance, DRILL, context.partition_key, DRILLS, facts)
     yield dg.MaterializeResult(metadata=facts)
+    for system in (
+        system for system in BACKUPS if system in found
+    ):  # what it has just proved, or not, is not left to the next hour
+        key = dg.AssetCheckKey(BACKUPS[system], check_name("verified", context.partition_key))
+        report_check(context.instance, key, _evaluated(context.instance, nexus, key))
     if problems:
         raise dg.Failure("; ".join(problems), allow_retries=False)
 
@@ -167,21 +172,19 @@ def drill(context: dg.AssetExecutionContext, nexus: NexusResource) -> Iterator[d
 def backup_checks(context: dg.AssetCheckExecutionContext, nexus: NexusResource) -> Iterator[dg.AssetCheckResult]:
     """Judge what the stores hold, for every cluster, now."""
     for key in sorted(context.selected_asset_check_keys):
-        what, cluster, system = CHECKS[key]
-        answer = judge(nexus, what, cluster, system)
-        metadata: dict[str, Any] = {} if answer.hours is None else {"hours": round(answer.hours, 2)}
-        severity = dg.AssetCheckSeverity.ERROR
-        if answer.first:
-            since, severity = first_day(last_evaluation(context.instance, key), datetime.now(UTC))
-            metadata[FIRST_SEEN] = dg.MetadataValue.timestamp(since)
-        yield dg.AssetCheckResult(
-            asset_key=key.asset_key,
-            check_name=key.name,
-            passed=answer.passed,
-            severity=severity,
-            description=answer.why,
-            metadata=metadata,
-        )
+        found = _evaluated(context.instance, nexus, key)
+        yield dg.AssetCheckResult(asset_key=key.asset_key, check_name=key.name, **found)
+
+
+def _evaluated(instance: dg.DagsterInstance, nexus: NexusResource, key: dg.AssetCheckKey) -> dict[str, Any]:
+    """One check over time, as Dagster takes it."""
+    answer = judge(nexus, *CHECKS[key])
+    metadata: dict[str, Any] = {} if answer.hours is None else {"hours": round(answer.hours, 2)}
+    severity = dg.AssetCheckSeverity.ERROR
+    if answer.first:
+        since, severity = first_day(last_evaluation(instance, key), datetime.now(UTC))
+        metadata[FIRST_SEEN] = dg.MetadataValue.timestamp(since)
+    return {"passed": answer.passed, "severity": severity, "description": answer.why, "metadata": metadata}
 
 
 def first_day(before: dg.AssetCheckEvaluation | None, now: datetime) -> tuple[datetime, dg.AssetCheckSeverity]:

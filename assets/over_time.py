@@ -16,15 +16,15 @@ def over_time(
     instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str, wanted: Wanted, now: Mapping[str, Any]
 ) -> dg.MarkdownMetadataValue:
     """Pictures of what was materialized before, and of `now`: the metadata of the materialization that is being made."""
-    from nexus_ops.charts import COLOURS, Line, chart, markdown
+    from nexus_ops.charts import COLOURS, Line, chart, markdown, plain
 
     looks = [*_before(instance, asset, partition), (datetime.now(UTC).timestamp(), now)]
     began, span = looks[0][0], looks[-1][0] - looks[0][0]
     charts: dict[str, str] = {}
     for title, keys in wanted.items():
         lines = [
-            Line(key.rpartition("/")[2] if len(keys) == 1 else key, colour, points)
-            for key, colour in zip(keys, COLOURS, strict=False)
+            Line(name, colour, points)
+            for key, name, colour in zip(keys, _names(keys), COLOURS, strict=False)
             if (
                 points := [
                     (time - began, value) for time, found in looks if (value := _number(found.get(key))) is not None
@@ -32,8 +32,14 @@ def over_time(
             )
         ]
         if lines:
-            charts[title] = chart(lines, lambda value: f"{value:.4g}", lambda seconds: _clock(began + seconds, span))
+            charts[title] = chart(lines, plain, lambda seconds: _clock(began + seconds, span))
     return dg.MetadataValue.md(markdown(charts))
+
+
+def _names(keys: Sequence[str]) -> list[str]:
+    """What tells `postgresql/rto_seconds` from its like: the last part, or the first where that is the same."""
+    last = [key.rpartition("/")[2] for key in keys]
+    return last if len(set(last)) == len(keys) else [key.partition("/")[0] for key in keys]
 
 
 def _before(instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str) -> list[tuple[float, Mapping[str, Any]]]:

@@ -113,7 +113,7 @@ def report(context: dg.OpExecutionContext, record: "Record", store: str) -> None
         "summary": result.summary(),
         "reason": dg.MetadataValue.md(paragraph(result.reason) or "none"),
         "blames": record.blames or "-",
-        "now": dg.MetadataValue.md(paragraph(record.said) or "none"),
+        "now": dg.MetadataValue.md(paragraph("it is over" if record.finished else record.said)),
         "what_next": dg.MetadataValue.md(paragraph(result.what_next())),
         "version": result.version,
         "colour": result.colour,

@@ -34,6 +34,11 @@ class Line:
     steps: bool = False
 
 
+def plain(value: float) -> str:
+    """A number as short as it can be read."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def markdown(charts: Mapping[str, str]) -> str:
     """The pictures within a page of Markdown."""
     return "\n\n".join(

@@ -11,7 +11,7 @@ from nexus_ops.analysis.judge import Plan
 from nexus_ops.analysis.metrics import Guardrail
 from nexus_ops.analysis.replay import curve, read
 from nexus_ops.analysis.samples import Sample
-from nexus_ops.charts import Line, Point, chart
+from nexus_ops.charts import Line, Point, chart, plain
 
 WINDOW = 60.0
 """Seconds over which a rate is taken."""
@@ -26,7 +26,7 @@ def pictures(document: Mapping[str, Any]) -> dict[str, str]:
     began = samples[0].time
     component = _busiest(plan, samples)
     found = {
-        **_broken_limits(plan, samples, began),
+        **_broken_limits(plan, samples, began, document["judgement"]["reasons"]),
         "Evidence that the candidate is worse": _evidence(document, began, 1.0 / plan.alpha),
         **{
             f"{metric.name} of {component}": _rates(plan, samples, metric.name, component, began)
@@ -57,8 +57,8 @@ def _rates(plan: Plan, samples: Sequence[Sample], metric: str, component: str, b
     return chart(lines, lambda value: f"{value:.2%}") if lines else ""
 
 
-def _broken_limits(plan: Plan, samples: Sequence[Sample], began: float) -> dict[str, str]:
-    """The guardrails that the platform or the candidate has broken, each with its limit, by title."""
+def _broken_limits(plan: Plan, samples: Sequence[Sample], began: float, reasons: Sequence[str]) -> dict[str, str]:
+    """The guardrails by which the verdict came about, each with its limit, by title."""
     found: dict[str, str] = {}
     for metric in plan.rules.metrics.values():
         if not isinstance(metric, Guardrail):
@@ -70,7 +70,10 @@ def _broken_limits(plan: Plan, samples: Sequence[Sample], began: float) -> dict[
                 series.setdefault((level.component, level.colour), []).append((sample.time - began, level.value))
         limit = metric.above if metric.above is not None else metric.below or 0.0
         for (component, colour), points in series.items():
-            if colour not in ("", plan.candidate) or not any(metric.breached(value) for _, value in points):
+            whose = f" of {component}" if component else ""
+            if colour not in ("", plan.candidate) or not any(
+                why.startswith(f"{metric.name}{whose} is ") for why in reasons
+            ):
                 continue
             lines = [Line(metric.name, CANDIDATE, points)]
             if colour:
@@ -78,10 +81,9 @@ def _broken_limits(plan: Plan, samples: Sequence[Sample], began: float) -> dict[
                 if stable := series.get((component, plan.stable)):
                     lines.insert(0, Line(f"stable ({plan.stable})", STABLE, stable))
             lines.append(
-                Line(f"limit {limit:g}", LIMIT, [(0.0, limit), (samples[-1].time - began, limit)], dashed=True)
+                Line(f"limit {plain(limit)}", LIMIT, [(0.0, limit), (samples[-1].time - began, limit)], dashed=True)
             )
-            whose = f" of {component}" if component else ""
-            found[f"{metric.name}{whose}, and its limit"] = chart(lines, lambda value: f"{value:.4g}")
+            found[f"{metric.name}{whose}, and its limit"] = chart(lines, plain)
     return found
 
 

@@ -30,7 +30,7 @@ def test_a_limit_that_was_broken_is_drawn_first_with_what_broke_it() -> None:
     found = drawn([*before, platform.look()])
     assert next(iter(found)) == "portfolio-pnl, and its limit"
     chart_of_it = found["portfolio-pnl, and its limit"]
-    assert {"portfolio-pnl", "limit -10000", "-1.5e+04", "1200"} <= texts(chart_of_it)
+    assert {"portfolio-pnl", "limit -10,000", "-15,000", "1,200"} <= texts(chart_of_it)
     assert not any(title.startswith("portfolio-risk") for title in found), "its limit was kept"
 
 

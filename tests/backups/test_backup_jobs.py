@@ -20,6 +20,7 @@ import redis
 from backup_scene import until
 
 from nexus_ops.assets.backups import BACKUPS, CHECKS, DRILL, FIRST_SEEN, first_day
+from nexus_ops.assets.checking import last_evaluation
 from nexus_ops.backups.catalogue import Catalogue
 from nexus_ops.backups.claim import claim
 from nexus_ops.backups.encryption import Identity
@@ -173,6 +174,11 @@ def test_a_night_backs_up_both_databases_and_the_drill_proves_them(scene: Scene,
     assert drilled["postgresql/rto_seconds"] > 0
     assert drilled["postgresql/counted"] >= 5001
     assert drilled["redis/counted"] == 301
+    for key, (what, cluster, _) in CHECKS.items():
+        if (what, cluster) == ("verified", CLUSTER):
+            judged = last_evaluation(instance, key)
+            assert judged is not None
+            assert judged.passed, "it is told at once, not at the next full hour"
     assert all(checks(instance).values())
     for system in BACKUPS:
         assert scene.catalogue(system).latest_verified().id == scene.catalogue(system).latest().id
