@@ -152,11 +152,10 @@ def drill(context: dg.AssetExecutionContext, nexus: NexusResource) -> Iterator[d
     facts = {"cluster": context.partition_key, **_drilled(found)}
     facts["over_time"] = over_time(context.instance, DRILL, context.partition_key, DRILLS, facts)
     yield dg.MaterializeResult(metadata=facts)
-    for system in (
-        system for system in BACKUPS if system in found
-    ):  # what it has just proved, or not, is not left to the next hour
-        key = dg.AssetCheckKey(BACKUPS[system], check_name("verified", context.partition_key))
-        report_check(context.instance, key, _evaluated(context.instance, nexus, key))
+    for system, asset in BACKUPS.items():
+        if system in found:  # what it has just proved, or not, is not left to the next hour
+            key = dg.AssetCheckKey(asset, check_name("verified", context.partition_key))
+            report_check(context.instance, key, _evaluated(context.instance, nexus, key))
     if problems:
         raise dg.Failure("; ".join(problems), allow_retries=False)
 
