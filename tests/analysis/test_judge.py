@@ -236,8 +236,9 @@ def test_what_cannot_be_measured_is_an_error_and_no_pass() -> None:
     assert judge(plan, looks, now=looks[-1].time + 61).verdict == "error"
     assert judge(plan, looks, now=looks[-1].time + 59).verdict == "pass"
     none = judge(plan, [], now=START)
-    assert (none.verdict, none.reasons) == ("insufficient", ("the first look is still to come",)), (
-        "no failure to measure"
+    assert (none.verdict, none.reasons) == ("insufficient", ("the first look is still to come",)), "it is not due yet"
+    assert judge(new_plan(watch=True), [], now=START).verdict == "error", (
+        "the old colour stays until somebody has looked"
     )
 
 

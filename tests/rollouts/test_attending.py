@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
+import httpx
 import pytest
 from platform_cluster import CLUSTER, Platform
 from test_canary import LONG, bakes, drive
@@ -30,6 +31,8 @@ BAD, GOOD = {"pnl": -25000}, {"pnl": 1200}
 def canary(platform: Platform) -> Generator[Record]:
     """A canary in its first bake, which nobody drives; behaving well, and well again at the end."""
     platform.ensure("v1.0.0")
+    # Or what the one before has lost would be what this one is compared with.
+    assert platform.eventually(lambda: profit(platform) > BAD["pnl"]), "the last candidate's loss is still measured"
     with witness(platform, rate=60, orders=1):
         platform.begin("v1.1.0", LONG)
         yield drive(platform, bakes("canary-5"))
@@ -37,6 +40,13 @@ def canary(platform: Platform) -> Generator[Record]:
         if not platform.record().finished:
             request_abort(platform.context(), "test", "the test is over")
             platform.finish()
+
+
+def profit(platform: Platform) -> float:
+    """The platform's P&L, as Prometheus has it now."""
+    query = {"query": "min(portfolio_pnl_daily)"}
+    found = httpx.get(f"{platform.urls['prometheus']}/api/v1/query", params=query, timeout=10).json()["data"]["result"]
+    return float(found[0]["value"][1]) if found else BAD["pnl"]
 
 
 def tick(instance: dg.DagsterInstance, cursor: str | None = None) -> Any:
