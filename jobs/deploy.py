@@ -236,7 +236,9 @@ def request_promotion(context: dg.OpExecutionContext, config: WishConfig, nexus:
     _drives(context, config.cluster)
     record = promote(nexus.rollouts(config.cluster), _actor(context), config.reason)
     what = (
-        "gets all traffic now" if record.weight < 100 else "has all traffic already; what is left to watch is skipped"
+        "gets all traffic now"
+        if record.weight < 100
+        else "has all traffic already; a bake that runs is over, the hold is not"
     )
     context.log.info("%s %s. A verdict against it, and an abort, still count.", record.candidate.version, what)
     return config.cluster

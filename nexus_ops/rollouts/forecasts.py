@@ -39,7 +39,7 @@ def check_metrics(context: RolloutContext, *, serves: bool) -> Check:
     if not serves:
         found = [f"{metric}: {one.problem}" for metric, one in look.answers.items() if one.problem]
     quiet = [metric for metric in silent if rules.metrics[metric].kind != "alert"]
-    note = f"nothing is returned for {', '.join(quiet)}, which counts as kept" if quiet and serves else ""
+    note = f"nothing is returned for {', '.join(quiet)}, which is left out" if quiet and serves else ""
     return Check(name, f"{rules_path().name}: {'; '.join(found)}" if found else "", note)
 
 

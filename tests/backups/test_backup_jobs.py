@@ -270,7 +270,7 @@ def test_what_somebody_deleted_comes_back_as_it_was_a_moment_before(scene: Scene
         scene.sql("INSERT INTO ledger VALUES (99)")
         until(lambda: windows(catalogue)[-1].until > moment, "the log until then is archived")
         late = scene.sql("INSERT INTO ledger VALUES (100) RETURNING clock_timestamp()")[0][0].astimezone(UTC)
-        sent = "SELECT sent_lsn >= pg_current_wal_lsn() FROM pg_stat_replication "
+        sent = "SELECT sent_lsn >= pg_current_wal_lsn() FROM pg_stat_replication"
         until(lambda: scene.sql(sent) == [(True,)], "the server has sent it: for ten seconds it is in memory only")
     assert windows(catalogue)[-1].until >= late, "what was in memory when it was ended is archived"
     wanted: dict[str, Any] = {"cluster": CLUSTER, "source": moment.isoformat(), "tables": ["public.ledger"]}
