@@ -19,7 +19,7 @@ down: ## end the sandbox and the UI; what they knew stays in .nexus
 	@if [ -x .venv/bin/python ]; then python -m nexus_ops.sandbox stop; else echo "nothing was set up"; fi
 
 clean: down ## end them, and forget all that they knew: releases, runs, databases, backups
-	@if [ -e "$(NEXUS_HOME)/sandbox.lock" ]; then rm -rf "$(NEXUS_HOME)" && echo "$(NEXUS_HOME) is gone"; \
+	@if [ -d "$(NEXUS_HOME)/clusters" ] && [ -e "$(NEXUS_HOME)/backup-identity.txt" ]; then rm -rf "$(NEXUS_HOME)" && echo "$(NEXUS_HOME) is gone"; \
 	  else echo "$(NEXUS_HOME) is no folder of a sandbox: nothing was removed"; fi
 
 browser: setup ## what the tests of the UI need besides: Playwright, and Debian's Chromium
