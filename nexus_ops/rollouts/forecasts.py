@@ -10,6 +10,7 @@ from nexus_ops.analysis.judge import Plan, learned
 from nexus_ops.analysis.metrics import Rules
 from nexus_ops.analysis.power import Forecast, forecast
 from nexus_ops.analysis.ranges import looks, queries
+from nexus_ops.analysis.samples import Answer
 from nexus_ops.errors import OperationError
 from nexus_ops.rollouts.backing import Check
 from nexus_ops.rollouts.cases import first_critical, needed_components, past_looks, rates, rules_path
@@ -20,6 +21,9 @@ from nexus_ops.rollouts.record import Copy
 from nexus_ops.rollouts.strategy import Settings, Stage
 from nexus_ops.topology import other
 
+SEEN_WITHIN = 60
+"""Seconds in which a metric must have been returned."""
+
 
 def check_metrics(context: RolloutContext, *, serves: bool) -> Check:
     """Refuses metrics that cannot be used: with the query, and what Prometheus answered.
@@ -29,18 +33,30 @@ def check_metrics(context: RolloutContext, *, serves: bool) -> Check:
     name = "metrics of the analysis"
     try:
         rules = Rules.load(rules_path())
-        at = context.clock().timestamp()
-        asked = query_all(context, queries(rules.metrics.values()), **over(at, at, rules.look_seconds))
-        (look,) = looks(rules, asked, [at], lambda time: ("before", None))
+        answers = _newest(context, rules)
     except OperationError as error:
         return Check(name, str(error))
-    found = refusals(rules, look.answers)
-    silent = [metric for metric, one in look.answers.items() if not (one.counts or one.levels or one.problem)]
+    found = refusals(rules, answers)
+    silent = [metric for metric, one in answers.items() if not (one.counts or one.levels or one.problem)]
     if not serves:
-        found = [f"{metric}: {one.problem}" for metric, one in look.answers.items() if one.problem]
+        found = [f"{metric}: {one.problem}" for metric, one in answers.items() if one.problem]
     quiet = [metric for metric in silent if rules.metrics[metric].kind != "alert"]
     note = f"nothing is returned for {', '.join(quiet)}, which is left out" if quiet and serves else ""
     return Check(name, f"{rules_path().name}: {'; '.join(found)}" if found else "", note)
+
+
+def _newest(context: RolloutContext, rules: Rules) -> dict[str, Answer]:
+    """By metric what is answered now; where that is nothing, the last that was: one scrape that is lost refuses no rollout."""
+    now, step = round(context.clock().timestamp(), 3), rules.look_seconds
+    times = [now - number * step for number in range(math.ceil(SEEN_WITHIN / step), -1, -1)]
+    asked = query_all(context, queries(rules.metrics.values()), **over(times[0], now, step))
+    *before, newest = looks(rules, asked, times, lambda time: ("before", None))
+    found = dict(newest.answers)
+    for name, answer in found.items():
+        if not (answer.counts or answer.levels or answer.problem):
+            past = (look.answers[name] for look in reversed(before))
+            found[name] = next((one for one in past if one.counts or one.levels), answer)
+    return found
 
 
 def forecast_lines(

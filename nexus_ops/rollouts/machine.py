@@ -215,7 +215,7 @@ def _clean_up(
     if observed.weight != 100:
         return Decision("observe-weight", "the old colour stays until all traffic is seen on the new one", weight=100)
     late = (now - until).total_seconds()
-    if observed.verdict == "error" and late <= record.settings.insufficient_seconds:
+    if observed.verdict in ("insufficient", "error") and late <= record.settings.insufficient_seconds:
         why = f"the old colour stays while nothing can be said of the new one: {observed.verdict_reason}"
         return Decision("wait", why, until=now + LOOK_AGAIN)
     return take_down(observed, old, none_of(everything), "the old colour is not needed any more") or drain(

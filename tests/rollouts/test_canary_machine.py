@@ -300,10 +300,11 @@ def test_a_promotion_ends_the_bake_that_runs() -> None:
     assert made.edge == 100
 
 
-def test_within_the_hold_the_old_colour_outlives_what_cannot_be_measured_but_not_for_ever() -> None:
+@pytest.mark.parametrize("verdict", ["insufficient", "error"])
+def test_within_the_hold_the_old_colour_outlives_what_cannot_be_measured_but_not_for_ever(verdict: Verdict) -> None:
     """The candidate has been found good: not to see it any more, for a while, is no reason to go back."""
     made = until(canary(), "cleanup-blue-environment")
-    made.verdict = "error"
+    made.verdict = verdict
     go_on(made, 20)  # beyond the hold of 5 s, and beyond the 15 s for which a bake would have waited
     assert (made.record.phase, made.record.unmeasured_since) == ("running", None)
     assert running(made, "blue")["orchestrator"] == SIZES["orchestrator"]

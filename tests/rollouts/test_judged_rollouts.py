@@ -223,6 +223,10 @@ def test_metrics_that_cannot_be_asked_are_refused_with_query_and_answer(
     assert found == "analysis.yaml: portfolio-pnl: nothing was returned [min(no_such_metric)]"
     assert problem("portfolio-pnl", serves=False, query="min(no_such_metric)") == ""
     assert problem("portfolio-pnl") == ""
+    lost = f"min(portfolio_pnl_daily) and on() vector(time()) < {GOOD.start + 90}"
+    assert problem("portfolio-pnl", query=lost) == "", "a scrape that was lost just now"
+    gone = f"min(portfolio_pnl_daily) and on() vector(time()) < {GOOD.start + 30}"
+    assert "portfolio-pnl: nothing was returned" in problem("portfolio-pnl", query=gone), "for more than a minute"
 
 
 def test_the_pictures_of_a_rollout_are_drawings_of_its_evidence(scenes: Callable[[Story], Scene]) -> None:
