@@ -278,10 +278,8 @@ def _decide(plan: Plan, state: State, now: float | None) -> tuple[Verdict, tuple
     if reasons:
         guilty = bool(state.rejected) or any(breach.blames == "release" for breach in state.failed)
         return "fail", tuple(reasons), "release" if guilty else "platform"
-    if state.time < 0:
-        # A look that is due and cannot be had is an error before it comes to a verdict, so this one is only not due yet. In the
-        # watch it counts as one all the same: what serves alone is not left to itself before anybody has looked.
-        return "error" if plan.watch else "insufficient", ("the first look is still to come",), None
+    if state.time < 0:  # a look that is due and cannot be had is an error before it comes to a verdict
+        return "insufficient", ("the first look is still to come",), None
     if now is not None and now - state.time > MOST_AGE:
         return "error", (f"could not measure: the last look was {now - state.time:.0f} s ago",), None
     metrics = plan.rules.metrics
