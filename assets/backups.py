@@ -32,12 +32,9 @@ OF_EACH = {
     "read_back": "every bundle was read back, and is what was written.",
     "plausible": "the backup is not less than half of the one before.",
 }
-OWN = "cloudnativepg"
-"""The check of PostgreSQL's second backup. It blocks nothing: the drill restores ours."""
-OF_OWN = "where CloudNativePG runs the server, its own backup is completed and the log that it needs is in its archive."
 FIRST_SEEN = "nothing_since"
 """Since when a check says that nothing has come yet."""
-What = Literal["fresh", "verified", "retained", "copied"]
+What = Literal["fresh", "verified", "retained", "copied", "cloudnativepg"]
 NIGHTS = {"Size, MB": ["raw_megabytes", "stored_megabytes"], "Seconds": ["seconds"]}
 DRILLS = {
     f"{what.upper()}, {unit}": [f"{system}/{what}_{unit}" for system in BACKUPS]
@@ -51,6 +48,7 @@ OVER_TIME: dict[What, str] = {
     "verified": "a drill restored a backup within 8 days, and the last drill passed.",
     "retained": "what should be there is, and what may go does not lie there for days.",
     "copied": "the newest backup is in the second region, too.",
+    "cloudnativepg": "its own newest backup ended at most 26 hours ago, and the log that it needs is in its archive.",
 }
 
 
@@ -59,11 +57,18 @@ def check_name(what: What, cluster: str) -> str:
     return f"{what}_{cluster.replace('-', '_')}"
 
 
+OF_CLOUDNATIVEPG = {
+    cluster.name
+    for cluster in partitions.TOPOLOGY.enabled_clusters
+    if (declared := partitions.TOPOLOGY.environment_of(cluster).backups.postgresql) and declared.cnpg
+}
+"""Clusters whose PostgreSQL CloudNativePG runs."""
 CHECKS: dict[dg.AssetCheckKey, tuple[What, str, "System"]] = {
     dg.AssetCheckKey(key, check_name(what, cluster)): (what, cluster, system)
     for system, key in BACKUPS.items()
     for what in OVER_TIME
     for cluster in partitions.clusters.get_partition_keys()
+    if what != "cloudnativepg" or (system == "postgresql" and cluster in OF_CLOUDNATIVEPG)
 }
 
 
@@ -78,8 +83,7 @@ def _asset(system: "System", kinds: set[str], description: str) -> dg.AssetsDefi
         check_specs=[
             dg.AssetCheckSpec(name, asset=BACKUPS[system], blocking=True, description=text)
             for name, text in OF_EACH.items()
-        ]
-        + ([dg.AssetCheckSpec(OWN, asset=BACKUPS[system], description=OF_OWN)] if system == "postgresql" else []),
+        ],
     )
     def backup(context: dg.AssetExecutionContext, nexus: NexusResource) -> Iterator[Any]:
         from nexus_ops.backups.operations import take_backup
@@ -90,12 +94,13 @@ def _asset(system: "System", kinds: set[str], description: str) -> dg.AssetsDefi
         facts["over_time"] = over_time(context.instance, BACKUPS[system], context.partition_key, NIGHTS, facts)
         yield dg.MaterializeResult(metadata=facts)
         answers = {"complete": taken.complete, "read_back": taken.read_back, "plausible": taken.plausible}
-        if system == "postgresql":
-            answers[OWN] = taken.own
         for name, answer in answers.items():
-            yield dg.AssetCheckResult(check_name=name, passed=answer.passed, description=answer.why)
+            said = f"{context.partition_key}: {answer.why}"
+            yield dg.AssetCheckResult(check_name=name, passed=answer.passed, description=said)
         if not taken.copied.passed:
             context.log.warning("Not copied to the second store: %s", taken.copied.why)
+        if not taken.own.passed:
+            context.log.warning("CloudNativePG's own: %s", taken.own.why)
 
     return backup
 
@@ -198,11 +203,14 @@ def first_day(before: dg.AssetCheckEvaluation | None, now: datetime) -> tuple[da
 def judge(nexus: NexusResource, what: What, cluster: str, system: "System") -> "Answer":
     """One check of one database; a store that cannot be read has no good backup."""
     from nexus_ops.backups import judging
+    from nexus_ops.backups.operations import judge_own
     from nexus_ops.errors import OperationError
 
     now = datetime.now(UTC)
     try:
         database = nexus.backups(cluster, system)
+        if what == "cloudnativepg":
+            return judge_own(database)
         if what == "retained":
             return judging.is_retained(database.catalogue.list(tombstoned=True), database.policy, now)
         listing = database.catalogue.list()

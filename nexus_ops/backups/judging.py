@@ -90,9 +90,15 @@ def is_fresh(listing: Listing, now: datetime) -> Answer:
     if not listing.backups:
         return Answer(False, NONE_YET, first=True)
     newest = listing.backups[-1]
-    age = now - newest.manifest.ended
-    said = f"{newest.id} ended {_hours(age)} ago; allowed: {_hours(FRESH)}"
-    return Answer(age <= FRESH, said, age.total_seconds() / 3600)
+    return is_young(str(newest.id), newest.manifest.ended, now)
+
+
+def is_young(backup: str, ended: datetime, now: datetime) -> Answer:
+    """Whether a backup, the newest of its kind, ended in the last night."""
+    age = now - ended
+    return Answer(
+        age <= FRESH, f"{backup} ended {_hours(age)} ago; allowed: {_hours(FRESH)}", age.total_seconds() / 3600
+    )
 
 
 def is_verified(listing: Listing, now: datetime) -> Answer:

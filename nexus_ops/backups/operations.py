@@ -14,7 +14,7 @@ from nexus_ops.backups.catalogue import Drill, Listed, NoBackup
 from nexus_ops.backups.claim import Claim, claim
 from nexus_ops.backups.context import BackupContext
 from nexus_ops.backups.copies import Verification, copy, verify
-from nexus_ops.backups.judging import Answer, is_complete, is_plausible
+from nexus_ops.backups.judging import Answer, is_complete, is_plausible, is_young
 from nexus_ops.backups.manifest import BackupId
 from nexus_ops.backups.progress import Meter, Progress, Tell
 from nexus_ops.backups.reading import BundleReader
@@ -129,6 +129,29 @@ def own_backup(context: BackupContext) -> Generator[Callable[[], Answer]]:
         yield result
     finally:
         client.close()
+
+
+def judge_own(context: BackupContext) -> Answer:
+    """CloudNativePG's own newest backup, whoever asked for it. On the first day of a platform there need be none."""
+    from nexus_ops.backups.postgres import cnpg
+
+    declared = context.declared.postgresql
+    if declared is None or declared.cnpg is None:
+        return Answer(True, "CloudNativePG does not run it")
+    namespace, now = context.cluster.data_namespace, context.clock()
+    client = context.connect()
+    try:
+        archive = cnpg.archive_of(client, namespace, declared.cnpg, context.cnpg_archive)
+        good = cnpg.newest_good(client, namespace, declared.cnpg, archive, now=now)
+    except cnpg.NoCluster as error:
+        return Answer(False, str(error), first=True)
+    except OperationError as error:
+        return Answer(False, str(error))
+    finally:
+        client.close()
+    if good is None:
+        return Answer(False, "CloudNativePG has taken no backup yet whose log is in the archive", first=True)
+    return is_young(good.name, good.ended, now)
 
 
 def _take(context: BackupContext, held: Claim) -> Listed:

@@ -142,7 +142,7 @@ def test_a_night_backs_up_both_databases_and_the_drill_proves_them(scene: Scene,
     result = run(instance, "backup")
     assert result.success
     evaluated = {one.check_name: one.passed for one in result.get_asset_check_evaluations()}
-    of_each = {"complete": True, "read_back": True, "plausible": True, "cloudnativepg": True}
+    of_each = {"complete": True, "read_back": True, "plausible": True}
     assert of_each.items() <= evaluated.items()
     assert {key.name for key in CHECKS} <= evaluated.keys(), (
         "what is older than a materialization counts as not evaluated"

@@ -17,9 +17,9 @@ import dagster as dg
 import pytest
 from backup_scene import AT
 
-from nexus_ops.assets.backups import BACKUPS
+from nexus_ops.assets.backups import BACKUPS, check_name
 from nexus_ops.backups.context import BackupContext
-from nexus_ops.backups.operations import take_backup
+from nexus_ops.backups.operations import judge_own, take_backup
 from nexus_ops.backups.postgres import cnpg
 from nexus_ops.backups.postgres.cnpg import (
     AWAIT_SECONDS,
@@ -221,9 +221,11 @@ def test_the_asset_has_cloudnativepg_take_its_own_backup_beside_ours(home: Path,
         checks = {
             one.check_name: one for one in done.get_asset_check_evaluations() if one.asset_key == BACKUPS["postgresql"]
         }
-    assert checks["cloudnativepg"].passed, checks["cloudnativepg"].description
-    name, _, said = str(checks["cloudnativepg"].description).partition(": ")
-    assert "is in the archive" in said
+    own = checks[check_name("cloudnativepg", PRODUCTION)]
+    assert own.passed, own.description
+    name, _, said = str(own.description).partition(" ")
+    assert "ended 0." in said
+    assert str(checks["complete"].description).startswith(f"{PRODUCTION}: "), "its list is of all clusters"
     with closing(context.connect()) as client:
         good = await_good(client, SPACE, name, ObjectStore.open(context.cnpg_archive), seconds=0)
     assert good.server_name == PRODUCTION
@@ -235,16 +237,26 @@ def test_ours_is_taken_when_cloudnativepgs_is_not_good_and_a_check_says_so(
     context: BackupContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cnpg, "AWAIT_SECONDS", 4.0)
-    elsewhere = take_backup(replace(context, cnpg_archive=tmp_path.as_uri()), "test")
+    wrong = replace(context, cnpg_archive=tmp_path.as_uri())
+    elsewhere = take_backup(wrong, "test")
     assert not elsewhere.own.passed
     assert "of its log are not in the archive" in elsewhere.own.why
+    assert judge_own(wrong).why == "CloudNativePG has taken no backup yet whose log is in the archive", (
+        "the log may be on its way"
+    )
+    later = replace(wrong, clock=lambda: context.clock() + timedelta(seconds=cnpg.WAL_SECONDS + 60))
+    assert "of its log are not in the archive" in judge_own(later).why
+    assert not judge_own(later).first
+    late = judge_own(replace(context, clock=lambda: context.clock() + timedelta(hours=27)))
+    assert (late.passed, late.first) == (False, False)
+    assert judge_own(context).passed
     declared = context.declared.postgresql
     assert declared is not None
     nowhere = declared.model_copy(update={"cnpg": "nowhere"})
-    missing = take_backup(
-        replace(context, declared=context.declared.model_copy(update={"postgresql": nowhere})), "test"
-    )
+    unmade = replace(context, declared=context.declared.model_copy(update={"postgresql": nowhere}))
+    missing = take_backup(unmade, "test")
     assert "there is no such Cluster" in missing.own.why
+    assert judge_own(unmade).first, "on the first day of a platform nothing need have been deployed"
     assert elsewhere.read_back.passed
     assert missing.read_back.passed
     assert context.catalogue.latest().id == missing.listed.id

@@ -39,6 +39,10 @@ OWN = {"app.kubernetes.io/managed-by": "nexus-ops"}
 """The labels of Backups that were asked for here."""
 
 
+class NoCluster(PermanentError):
+    """CloudNativePG runs no such server, or not yet."""
+
+
 class BackupFailed(PermanentError):
     """CloudNativePG says that its backup failed."""
 
@@ -60,6 +64,10 @@ class OwnBackup:
     end_lsn: str
     started: str
     stopped: str
+
+    @property
+    def ended(self) -> datetime:
+        return datetime.fromisoformat(self.stopped)
 
 
 def trigger(client: ClusterClient, namespace: str, cluster: str, *, now: datetime) -> str:
@@ -111,9 +119,35 @@ def archive_of(client: ClusterClient, namespace: str, cluster: str, known: str =
     return ObjectStore.open(declared["destinationPath"], **endpoint)
 
 
-def _no_cluster(namespace: str, cluster: str) -> PermanentError:
+def _no_cluster(namespace: str, cluster: str) -> NoCluster:
     todo = "Deploy the release that makes it, or take `cnpg` out of topology.yaml where CloudNativePG does not run it."
-    return PermanentError("there is no such Cluster of CloudNativePG's.", target=f"{namespace}/{cluster}", todo=todo)
+    return NoCluster("there is no such Cluster of CloudNativePG's.", target=f"{namespace}/{cluster}", todo=todo)
+
+
+def newest_good(
+    client: ClusterClient, namespace: str, cluster: str, archive: ObjectStore, *, now: datetime
+) -> OwnBackup | None:
+    """The newest backup of a Cluster whose log is in the archive, whoever asked for it; None before the first is completed.
+
+    `BackupFailed` when the newest that is over failed, `WalMissing` when its log has not come in time.
+    """
+    if client.get(CLUSTER, cluster, namespace) is None:
+        raise _no_cluster(namespace, cluster)
+    over = [
+        found
+        for found in client.list(BACKUP, namespace)
+        if found["spec"]["cluster"]["name"] == cluster
+        and (found.get("status") or {}).get("phase") in ("completed", "failed")
+    ]
+    for found in sorted(over, key=lambda one: str(one["metadata"]["creationTimestamp"]), reverse=True):
+        name = str(found["metadata"]["name"])
+        _raise_failed(namespace, name, found)
+        backup = _read(client, namespace, name, found)
+        if not (missing := missing_wal(archive, backup)):
+            return backup
+        if (now - backup.ended).total_seconds() > WAL_SECONDS:
+            raise _wal_missing(namespace, name, missing)
+    return None
 
 
 def await_good(
@@ -135,11 +169,7 @@ def await_good(
             raise BackupFailed("the backup is gone.", target=f"{namespace}/{name}")
         status = cast(Object, found.get("status") or {})
         phase = str(status.get("phase", ""))
-        if phase == "failed":
-            raise BackupFailed(
-                f"CloudNativePG says that it failed: {status.get('error') or 'without a reason'}.",
-                target=f"{namespace}/{name}",
-            )
+        _raise_failed(namespace, name, found)
         if phase == "completed":
             backup = _read(client, namespace, name, found)
             completed = completed or clock()
@@ -151,13 +181,26 @@ def await_good(
             break
         client.pause(POLL_SECONDS)
     if missing:
-        raise WalMissing(
-            f"it is called completed, and {len(missing)} segments of its log are not in the archive, {missing[0]} among them.",
-            target=f"{namespace}/{name}",
-            todo="Look at the Cluster's condition ContinuousArchiving: this backup cannot be restored.",
-        )
+        raise _wal_missing(namespace, name, missing)
     raise TemporaryError(
         f"the backup did not end within {seconds:.0f} s; it is {phase or 'not begun'}.", target=f"{namespace}/{name}"
+    )
+
+
+def _raise_failed(namespace: str, name: str, found: Object) -> None:
+    status = cast(Object, found.get("status") or {})
+    if status.get("phase") == "failed":
+        raise BackupFailed(
+            f"CloudNativePG says that it failed: {status.get('error') or 'without a reason'}.",
+            target=f"{namespace}/{name}",
+        )
+
+
+def _wal_missing(namespace: str, name: str, missing: list[str]) -> WalMissing:
+    return WalMissing(
+        f"it is called completed, and {len(missing)} segments of its log are not in the archive, {missing[0]} among them.",
+        target=f"{namespace}/{name}",
+        todo="Look at the Cluster's condition ContinuousArchiving: this backup cannot be restored.",
     )
 
 
@@ -179,10 +222,11 @@ def _read(client: ClusterClient, namespace: str, name: str, found: Object) -> Ow
     if lacking:
         raise BackupFailed(f"its status has no {lacking[0]}.", target=f"{namespace}/{name}")
     server = status.get("serverName") or _server_name(client, namespace, found["spec"]["cluster"]["name"])
-    text = {key: str(status.get(key, "")) for key in ("beginLSN", "endLSN", "startedAt", "stoppedAt")}
+    made = found["metadata"]["creationTimestamp"]
+    text = {key: str(status.get(key, "")) for key in ("beginLSN", "endLSN", "startedAt")}
     return OwnBackup(
         name, status["backupId"], server, status["beginWal"], status["endWal"],
-        text["beginLSN"], text["endLSN"], text["startedAt"], text["stoppedAt"],
+        text["beginLSN"], text["endLSN"], text["startedAt"], str(status.get("stoppedAt") or made),
     )  # fmt: skip
 
 
