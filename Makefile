@@ -15,7 +15,7 @@ setup: ## install all that the checkout needs into .venv
 demo: setup ## start the sandbox and the UI; deploys blue-green and as a canary, a killed run, backups and a restore
 	@python -m nexus_ops.sandbox demo
 
-down: ## end the sandbox and the UI; what they knew stays in .nexus
+down: ## end the sandbox and the UI; releases, runs, databases and backups stay in .nexus, clusters begin anew
 	@if [ -x .venv/bin/python ]; then python -m nexus_ops.sandbox stop; else echo "nothing was set up"; fi
 
 clean: down ## end them, and forget all that they knew: releases, runs, databases, backups

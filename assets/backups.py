@@ -13,6 +13,7 @@ import dagster as dg
 from nexus_ops import partitions
 from nexus_ops.assets.checking import last_evaluation, report_check
 from nexus_ops.assets.over_time import over_time
+from nexus_ops.markdown import bullets
 from nexus_ops.resources import NexusResource
 
 if TYPE_CHECKING:
@@ -236,11 +237,12 @@ def _metadata(taken: "Taken") -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "megabytes_per_second": round(manifest.size / 1e6 / seconds, 2),
         "objects": sum(len(stream.bundles) for stream in manifest.streams) + 1,
-        "rpo_hours": round(taken.rpo_seconds / 3600, 3),
         "encrypted": bool(manifest.recipients),
         "copied": taken.copied.passed,
         "manifest": manifest.place.manifest(manifest.id, taken.listed.digest),
     }
+    if taken.rpo_seconds is not None:
+        facts["rpo_hours"] = round(taken.rpo_seconds / 3600, 3)
     if manifest.postgres is not None:
         facts["lsn"] = str(manifest.postgres.end)
         facts["server_version"] = manifest.postgres.version
@@ -264,12 +266,12 @@ def _summary(taken: "Taken") -> str:
         ("encrypted", "yes" if manifest.recipients else "**no: no recipient is named (NEXUS_BACKUP_RECIPIENTS)**"),
         *(("warning", warning) for warning in manifest.warnings),
     ]
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+    return bullets(f"**{name}**: {value}" for name, value in rows)
 
 
 def _drilled(found: "dict[str, Drilled]") -> dict[str, Any]:
     facts: dict[str, Any] = {}
-    lines = ["| database | backup | passed | RTO s | RPO h | checked |", "|---|---|---|---|---|---|"]
+    lines: list[str] = []
     for system, one in found.items():
         drill = one.drill
         facts |= {
@@ -279,11 +281,10 @@ def _drilled(found: "dict[str, Drilled]") -> dict[str, Any]:
             f"{system}/counted": sum(one.counts.values()),
             f"{system}/passed": drill.passed,
         }
-        lines.append(
-            f"| {system} | {drill.backup} | {'yes' if drill.passed else '**no**: ' + '; '.join(drill.findings)} "
-            f"| {drill.rto_seconds:.1f} | {one.rpo_seconds / 3600:.1f} | {', '.join(one.checked)} |"
-        )
-    facts["summary"] = dg.MetadataValue.md("\n".join(lines))
+        verdict = "passed" if drill.passed else f"**failed**: {'; '.join(drill.findings)}"
+        numbers = f"RTO {drill.rto_seconds:.1f} s, RPO {one.rpo_seconds / 3600:.1f} h"
+        lines.append(f"**{system}** {verdict}: {numbers}; {drill.backup}; checked: {', '.join(one.checked)}")
+    facts["summary"] = dg.MetadataValue.md(bullets(lines))
     rows = [(name, count, one.sums.get(name, "-")) for one in found.values() for name, count in one.counts.items()]
     table = ["| what | rows or keys | sum of the rows' content |", "|---|---|---|"]
     table += [f"| {name} | {count} | {sum_} |" for name, count, sum_ in sorted(rows)[:MOST_TABLES]]

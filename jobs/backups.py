@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from nexus_ops.backups.prune import Pruned
     from nexus_ops.backups.restoring import Outcome
 
+MOST_COUNTS = 8
+"""Tables whose rows the log of a restore counts; the asset has all."""
 CLUSTERS = ", ".join(cluster.name for cluster in TOPOLOGY.enabled_clusters)
 
 
@@ -74,10 +76,11 @@ def restore_backup(context: dg.OpExecutionContext, config: RestoreConfig, nexus:
     """Plan, then restore when this is no dry run."""
     from nexus_ops.backups import restoring
 
+    tags = {CLUSTER_TAG: config.target or config.cluster, "actor": _actor(context)}
+    context.instance.add_run_tags(context.run_id, tags)
     source = nexus.backups(config.cluster, config.system, report=context.log.info)
     target = nexus.backups(config.target or config.cluster, config.system, report=context.log.info)
     planned = restoring.plan(source, target, config.source, databases=config.databases, tables=config.tables)
-    context.instance.add_run_tags(context.run_id, {CLUSTER_TAG: config.target or config.cluster})
     context.log.info("%s", planned.to_markdown())
     key, partition = BACKUPS[config.system], config.target or config.cluster
     metadata = {"restore_plan": dg.MetadataValue.md(planned.to_markdown())}
@@ -86,7 +89,9 @@ def restore_backup(context: dg.OpExecutionContext, config: RestoreConfig, nexus:
         context.log.info("Dry run: nothing was changed. Launch it again with dry_run: false to restore.")
         return
     done = restoring.restore(source, target, planned, config.target_again, _actor(context))
-    context.log.info("Restored in %.1f s", done.seconds)
+    counts = ", ".join(f"{name} {count}" for name, count in sorted(done.counts.items())[:MOST_COUNTS])
+    rest = f" and {len(done.counts) - MOST_COUNTS} more" if len(done.counts) > MOST_COUNTS else ""
+    context.log.info("Restored in %.1f s: %s%s", done.seconds, counts, rest)
     context.log_event(dg.AssetObservation(key, partition=partition, metadata=_restored(done)))
 
 

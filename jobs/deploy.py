@@ -2,7 +2,7 @@
 
 import getpass
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
@@ -12,6 +12,9 @@ from nexus_ops.jobs.stages import CLUSTER_TAG, DRIVES_TAG, drive_stages, tag_run
 from nexus_ops.partitions import TOPOLOGY
 from nexus_ops.refusals import in_a_sentence
 from nexus_ops.resources import NexusResource
+
+if TYPE_CHECKING:
+    from nexus_ops.rollouts.record import Record
 
 CLUSTERS = ", ".join(cluster.name for cluster in TOPOLOGY.enabled_clusters)
 
@@ -61,6 +64,12 @@ class RollbackConfig(dg.Config):
 
     cluster: str = Field(description=f"The cluster to roll back. One of: {CLUSTERS}.")
     reason: str = Field(default="by hand", description="Why; it is kept in the record.")
+    leaves: str = Field(
+        default="",
+        description="The version that serves and is to go. Needed only where the last rollout has gone back by itself: then nothing "
+        "is known to be wrong with what serves.",
+    )
+    dry_run: bool = Field(default=False, description="Only show what would be done.")
 
 
 class WishConfig(dg.Config):
@@ -164,17 +173,36 @@ def plan(context: dg.OpExecutionContext, config: DeployConfig, nexus: NexusResou
 def plan_back(context: dg.OpExecutionContext, config: RollbackConfig, nexus: NexusResource) -> Iterator[dg.Output[str]]:
     """Within a rollout or its hold: abort, which is the instant way back. After it: deploy the previous release."""
     from nexus_ops.rollouts.operations import plan_rollback, request_abort, start
+    from nexus_ops.rollouts.plan import read_ledger
 
     rollout = nexus.rollouts(config.cluster, report=context.log.info)
-    planned = plan_rollback(rollout)
-    _drives(context, config.cluster)
-    if planned is None:
-        request_abort(rollout, _actor(context), config.reason)
-        context.log.info("The rollout is aborted: traffic goes back now.")
-    else:
+    context.instance.add_run_tags(context.run_id, {CLUSTER_TAG: config.cluster})
+    planned = plan_rollback(rollout, config.leaves)
+    record = read_ledger(rollout).record
+    if planned is not None:
+        serves = planned.stable.version if planned.stable else "nothing"
+        context.log.info("%s serves; before it %s did, which is deployed again.", serves, planned.candidate.version)
         context.log.info("%s", planned.to_markdown())
+    elif record is not None:
+        context.log.info("%s", back_at_once(record))
+    if config.dry_run:
+        context.log.info("Dry run: nothing was changed. Launch it again with dry_run: false to go back.")
+        return
+    _drives(context, config.cluster)
+    if planned is not None:
         tag_run(context, start(rollout, planned, _actor(context)))
+    elif record is not None and record.phase != "rolling-back":
+        request_abort(rollout, _actor(context), config.reason)
     yield dg.Output(config.cluster)
+
+
+def back_at_once(record: "Record") -> str:
+    """What `rollback` does about a rollout that runs, in words."""
+    version = record.candidate.version
+    if record.phase == "rolling-back":
+        return f"{version} is on its way back already: {record.reason}"
+    then = "its traffic goes back now" if record.weight else "no traffic has moved"
+    return f"The rollout of {version} is aborted: {then}."
 
 
 @dg.op(name="request_abort", description="Write the abort into the record: it wins over every other step.")
@@ -185,7 +213,11 @@ def request(context: dg.OpExecutionContext, config: WishConfig, nexus: NexusReso
 
     _drives(context, config.cluster)
     record = request_abort(nexus.rollouts(config.cluster), _actor(context), config.reason)
-    context.log.info("%s will be rolled back: %s", record.candidate.version, config.reason)
+    if record.phase == "rolling-back":
+        why = "is on its way back already; it is not kept for its logs any longer"
+        context.log.info("%s %s: %s", record.candidate.version, why, config.reason)
+    else:
+        context.log.info("%s will be rolled back: %s", record.candidate.version, config.reason)
     return config.cluster
 
 
@@ -269,6 +301,7 @@ def deploy() -> None:
     "plan_back",
     cluster="",
     reason="by hand",
+    dry_run=False,
 )
 def rollback() -> None:
     drive_stages(plan_back())

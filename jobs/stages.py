@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 PATIENCE = timedelta(seconds=60)
 """How long a run waits for what is expected soon before it leaves the rest to the sensor."""
+WISHES = ("abort", "rollback", "pause", "unpause", "approve", "promote_full")
+"""Jobs that only ask something of a rollout: whoever drives it does it."""
 WANTED_BACK = ("abort", "rollback")
 """Jobs whose purpose is that the candidate goes: to them its end is a success."""
 NOT_THEIRS = (*WANTED_BACK, "resume_rollout")
@@ -51,7 +53,8 @@ def stage_op(stage: Stage) -> dg.OpDefinition:
         try:
             result = advance(rollout, until_stage=stage.name, patience=PATIENCE, holder=f"run-{context.run_id[:8]}")
         except LeaseHeld as error:
-            context.log.info("%s", error)
+            done = "It sees what was asked within seconds; nothing is left to do here."
+            context.log.info("%s", f"{error.target}: {error.problem} {done}" if context.job_name in WISHES else error)
             return
         if result.record is not None:
             tag_run(context, result.record)

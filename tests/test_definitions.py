@@ -82,7 +82,7 @@ def test_a_deploy_is_a_dry_run_unless_told_otherwise() -> None:
     ("job", "op", "fields"),
     [
         ("deploy", "plan", {"cluster": "", "version": "", "strategy": "", "dry_run": True}),
-        ("rollback", "plan_back", {"cluster": "", "reason": "by hand"}),
+        ("rollback", "plan_back", {"cluster": "", "reason": "by hand", "dry_run": False}),
         ("abort", "request_abort", {"cluster": "", "reason": "by hand"}),
         ("approve", "grant_approval", {"cluster": ""}),
         ("pause", "request_pause", {"cluster": "", "reason": "by hand"}),

@@ -33,7 +33,7 @@ def pictures(document: Mapping[str, Any]) -> dict[str, str]:
             for metric in plan.rules.counted()
             if metric.criticality == "critical"
         },
-        "The candidate's share of the requests": _shares(plan, samples, component, began),
+        "The candidate's share of the requests of the last minute": _shares(plan, samples, component, began),
     }
     return {title: chart for title, chart in found.items() if chart}
 

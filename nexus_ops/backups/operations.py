@@ -40,10 +40,13 @@ class Taken:
         return self.listed.manifest.seconds
 
     @property
-    def rpo_seconds(self) -> float:
-        """How much was not in any backup just before this one was: the time since the one before, at its worst moment."""
+    def rpo_seconds(self) -> float | None:
+        """How much was not in any backup just before this one was: the time since the one before, at its worst moment.
+
+        None for the first one: before it everything would have been lost.
+        """
         if self.before is None:
-            return 0.0
+            return None
         return (self.listed.manifest.ended - self.before.manifest.started).total_seconds()
 
 
@@ -213,7 +216,7 @@ def verify_all(context: BackupContext) -> dict[BackupId, Answer]:
     identity = context.identity()
     for one in listing.backups:
         found[one.id] = _answer(verify(context.catalogue, one.id, identity))
-        context.report(f"{one.id}: {found[one.id].why}")
+        context.report(f"{context.place}: {one.id}: {found[one.id].why}")
     return found
 
 

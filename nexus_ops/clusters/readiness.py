@@ -181,4 +181,4 @@ def _last_lines(client: ClusterClient, namespace: str, failed: Failed, lines: in
     except ClusterUnreachable:
         return ""
     text = answer.text.strip() if answer.status_code == 200 else ""
-    return f" Its last words: {' | '.join(text.splitlines())}" if text else ""
+    return f". Its last words: {' | '.join(text.splitlines())}" if text else ""

@@ -85,7 +85,8 @@ def judge_alerts(groups: Iterable[Object]) -> Finding:
         return Finding("unknown", "Prometheus has no alert rules: none can fire", todo, numbers)
     if not said:
         return Finding("healthy", f"none of {len(rules)} alerts fires, {pending} pending", "", numbers)
-    listed = [text for _, text in sorted(said)]
+    times = Counter(said)
+    listed = [f"{times[one]} × {one[1]}" if times[one] > 1 else one[1] for one in sorted(times)]
     why = f"{len(said)} firing: {'; '.join(listed[:MOST])}" + (f"; and {len(listed) - MOST} more" if listed[MOST:] else "")  # fmt: skip
     state = worst(GRAVE[severity] for severity in GRAVE if firing[severity])
     return Finding(state, why, "Follow the alert's runbook; Alertmanager shows whom it told.", numbers)

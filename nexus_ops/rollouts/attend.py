@@ -61,7 +61,7 @@ def attend(
             log("%s: the traffic could not be cut here: %s", record.cluster, error)
     due = not driver and decision.step not in ("wait", "approve", "nothing")
     word = Word(record.id, actor, decision.why, now.isoformat())
-    if not driver and not due and serves(record) and word.is_news(ledger.seen):
+    if not driver and not due and word.is_news(ledger.seen):
         _leave(context, word, log)
     return Attended(record, decision, observed, due)
 

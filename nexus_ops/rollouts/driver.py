@@ -100,6 +100,8 @@ class Driver:
         if decision.why != record.said:
             self.context.report(f"[{record.stage.name if record.stage else record.phase}] {decision.why}")
             record = steps.write(lambda current: replace(current, said=decision.why))
+        if decision.step == "approve":
+            record = steps.tell_once(record, decision, decision.why, "Waits")
         if decision.step in ("wait", "approve"):
             return self._wait(record, decision)
         try:

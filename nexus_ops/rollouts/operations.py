@@ -79,7 +79,7 @@ def start(context: RolloutContext, plan: RolloutPlan, actor: str) -> Record:
             bad = next((one for one in ledger.bad if one.release == plan.candidate.release), None)
             if bad is not None and not plan.forced:
                 raise refusal(bad)
-            kept = {key: value for key, value in data.items() if key not in WISHES}
+            kept = {key: value for key, value in data.items() if key not in (*WISHES, "seen")}
             return {**kept, "record": record.to_json()}
 
         fenced.write_config_map(NAME, cluster.ops_namespace, begin)
@@ -147,17 +147,31 @@ def promote(context: RolloutContext, actor: str, reason: str) -> Record:
     return _wish(context, "promotion", lambda _: _Asked(actor, reason))
 
 
-def plan_rollback(context: RolloutContext) -> RolloutPlan | None:
-    """None when the running rollout can be aborted; else the plan of deploying the previous release again."""
+def plan_rollback(context: RolloutContext, leaves: str = "") -> RolloutPlan | None:
+    """None when the running rollout can be aborted; else the plan of deploying the previous release again.
+
+    `leaves`: the version that is to go. It must be named where the last rollout has gone back already: whoever is woken by that, and
+    goes back once more, would leave the version that is good.
+    """
     record = read_ledger(context).record
     if record is None:
         raise NothingToDo("nothing has been deployed here yet.", target=context.cluster.name)
+    if leaves and (record.serving is None or record.serving.version != leaves):
+        serves = record.serving.version if record.serving else "nothing"
+        raise NothingToDo(f"{leaves} does not serve here, {serves} does.", target=context.cluster.name)
     if not record.finished:
         return None
     before = _served_before(context, record)
     if before is None:
         todo = "Deploy the version that you want, with the job `deploy`."
         raise NothingToDo("there is no earlier release to go back to.", target=context.cluster.name, todo=todo)
+    if record.phase == "rolled-back" and record.serving is not None and not leaves:
+        good = record.serving.version
+        raise NothingToDo(
+            f"{record.candidate.version} has gone back already ({record.reason}), and {good} serves.",
+            target=context.cluster.name,
+            todo=f"To leave {good}, too, for {before.version}, which served before it, say so: leaves: {good}.",
+        )
     # What served before is the way back, whatever was once thought of it; and going back is no experiment.
     times = replace(record.settings, strategy="blue-green", gates=())
     return plan_rollout(context, before.version, times, force=True)

@@ -19,7 +19,7 @@ from nexus_ops.topology import Colour
 Phase = Literal["running", "rolling-back", "done", "rolled-back"]
 Blame = Literal["release", "platform"]
 """What a failure is laid at. A rollout that failed for the platform's sake leaves its release as good as it was."""
-Reason = Literal["DrainLate", "DrainEnded", "DrainKilled", "WeightUnseen", "RolledBack", "Blocked"]
+Reason = Literal["DrainLate", "DrainEnded", "DrainKilled", "WeightUnseen", "RolledBack", "Blocked", "Waits"]
 """Why an event was told: the words by which alerts are grouped."""
 NAME = "rollout"
 SAY_AGAIN = timedelta(seconds=30)

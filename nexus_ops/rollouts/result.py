@@ -66,11 +66,6 @@ class DeploymentResult:
 
 def result_of(record: Record) -> DeploymentResult:
     """The result as far as the record goes."""
-    timings = {
-        stage.name: round((moment(stage.ended) - moment(stage.started)).total_seconds(), 1)
-        for stage in record.stages
-        if stage.started and stage.ended
-    }
     return DeploymentResult(
         success=record.phase == "done",
         cluster=record.cluster,
@@ -85,10 +80,10 @@ def result_of(record: Record) -> DeploymentResult:
         plan=record.plan,
         actor=record.actor,
         seconds=(moment(record.updated or record.started) - moment(record.started)).total_seconds(),
-        timings=timings,
+        timings=_timings(record),
         verified=record.verified,
         smoke=record.smoke,
-        rollback=way_back(record.candidate, record.stable),
+        rollback=_way_back(record),
         evidence={f"{one.stage}: {one.verdict}": f"evidence/{one.digest}" for one in record.evidence},
         bakes=tuple(
             f"{stage.name}: {stage.verdict or 'skipped'}"
@@ -98,3 +93,22 @@ def result_of(record: Record) -> DeploymentResult:
         ),
         events=tuple(f"{event.reason}: {event.text}" for event in record.events),
     )
+
+
+def _timings(record: Record) -> dict[str, float]:
+    """By stage; where it failed until then, and how long the way back took."""
+    marks = [(stage.name, stage.started, stage.ended) for stage in record.stages if stage.started and stage.ended]
+    failed = next((event.time for event in record.events if event.reason == "RolledBack"), None)
+    if failed and (stage := record.stage):
+        marks.append((f"{stage.name}, until it failed", stage.started or failed, failed))
+        if record.phase == "rolled-back":
+            marks.append(("the way back", failed, record.updated or failed))
+    return {name: round((moment(end) - moment(start)).total_seconds(), 1) for name, start, end in marks}
+
+
+def _way_back(record: Record) -> tuple[str, ...]:
+    """The plan's; of a rollout that is over what is left of it."""
+    if record.phase == "rolled-back":
+        return (f"It has gone back: {record.stable.version if record.stable else 'nothing'} serves.",)
+    steps = way_back(record.candidate, record.stable)
+    return steps[-1:] if record.phase == "done" else steps

@@ -45,6 +45,7 @@ NOTICES: dict[Reason, str] = {
     "DrainKilled": "old pods were ended by force",
     "WeightUnseen": "traffic does not follow",
     "Blocked": "the rollout cannot go on by itself",
+    "Waits": "the rollout waits for a person",
 }
 
 
@@ -324,13 +325,13 @@ class Steps:
         self.fenced.write_config_map(NAME, self.context.cluster.ops_namespace, swap)
         return written[-1]
 
-    def tell_once(self, record: Record, decision: Decision, why: str) -> Record:
-        """Tell people that the rollout cannot go on by itself; once for each step, however often it is tried again."""
-        about = f"{record.phase}/{decision.step}"
-        if any((event.reason, event.about) == ("Blocked", about) for event in record.events):
-            return self.write(lambda current: replace(current, said=why))
-        self.context.notify(f"{self.context.cluster.name}: {NOTICES['Blocked']}", why)
-        event = Event(time=self.context.clock().isoformat(), reason="Blocked", text=why, about=about)
+    def tell_once(self, record: Record, decision: Decision, why: str, reason: Reason = "Blocked") -> Record:
+        """Tell people that the rollout cannot go on by itself; once for each step of a stage, however often it is tried again."""
+        about = f"{record.phase}/{decision.step}" + (f"/{decision.stage}" if reason == "Waits" else "")
+        if any((event.reason, event.about) == (reason, about) for event in record.events):
+            return record if record.said == why else self.write(lambda current: replace(current, said=why))
+        self.context.notify(f"{self.context.cluster.name}: {NOTICES[reason]}", why)
+        event = Event(time=self.context.clock().isoformat(), reason=reason, text=why, about=about)
         return self.write(lambda current: replace(current, said=why, events=(*current.events, event)))
 
     def tell_all(self) -> None:

@@ -94,7 +94,7 @@ class Demo:
         ):
             for version in versions:
                 self.build(environment, version)
-        self.say("[bold]4. v1.0.0[/] to staging and to production: the first install")
+        self.say("[bold]4. v1.0.0[/] to staging and to production: where nothing serves yet, the first install")
         for cluster in (STAGING, PRODUCTION):
             self.deploy(cluster, "v1.0.0", monitor=10, hold=0)
         self.say("[bold]5. v1.1.0[/] to production, blue-green; its run is killed with SIGKILL in the middle")
@@ -107,7 +107,9 @@ class Demo:
         self.say("[bold]8. Backups[/] of production: taken, proven by a restore; then a table is lost, and comes back")
         show_backups(self, PRODUCTION)
         self.say(f"\n[bold green]Done[/] in {time.monotonic() - began:.0f} s. Both environments run v1.1.0.")
-        self.say(f"Look at   {self.ui.url}/assets/deployment   what is deployed, with plan, timings and the way back")
+        self.say(
+            f"Look at   {self.ui.url}/assets/deployment?view=events   what is deployed, with plan, timings and the way back"
+        )
         self.say(f"          {self.ui.url}/runs   every run; and the sensors under Automation")
         self.say(f"          {self.ui.url}/assets/canary_analysis   each decision about the canaries, with its numbers")
         self.say(f"          {self.ui.url}/assets/drill   what a restore took, and what would be lost")

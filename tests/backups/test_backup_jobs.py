@@ -159,7 +159,6 @@ def test_a_night_backs_up_both_databases_and_the_drill_proves_them(scene: Scene,
             "seconds",
             "megabytes_per_second",
             "objects",
-            "rpo_hours",
         } <= facts.keys()
     assert checks(instance) == {
         f"{system} {what}": what in ("fresh", "copied") or what == "retained"

@@ -111,6 +111,8 @@ def test_a_pause_a_gate_and_an_approval_by_people(platform: Platform) -> None:
             unpause(platform.context())
         record = drive(platform, lambda record: "begins when a person lets it" in record.said)
         assert (record.weight, record.observed) == (5, 5)
+        told = [message for message in platform.notified if "the rollout waits for a person" in message]
+        assert len(told) == 1, "who is waited for is told, once"
         assert record.stage is not None
         assert record.stage.judged_since is None, "requests of the wait are those of the share before"
         pause(platform.context(), "somebody", "lunch")

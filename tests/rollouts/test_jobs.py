@@ -35,6 +35,11 @@ def run(instance: dg.DagsterInstance, job: str, op: str, **config: object) -> dg
     return defs.resolve_job_def(job).execute_in_process(run_config=run_config, instance=instance, raise_on_error=False)
 
 
+def logged(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> str:
+    """What a run has said."""
+    return "\n".join(entry.user_message for entry in instance.all_logs(result.run_id))
+
+
 def reported(instance: dg.DagsterInstance) -> dict[str, object]:
     """Metadata of the newest report of what is deployed."""
     event = instance.get_latest_materialization_event(dg.AssetKey("deployment"))
@@ -84,8 +89,20 @@ def test_a_deploy_that_goes_back_is_no_success_while_its_candidate_is_kept_for_i
     assert "v1.4.0 is on its way back" in refusal(run(instance, "pause", "request_pause"))
     resumed = run(instance, "resume_rollout", "find")
     assert resumed.success, "it was on its way back before"
-    assert run(instance, "abort", "request_abort").success
+    ask_sensor(instance)
+    seen = platform.ledger().seen
+    assert seen is not None
+    assert (seen.rollout, "stays without traffic" in seen.why) == (platform.record().id, True), (
+        "the record stands still"
+    )
+    back = run(instance, "rollback", "plan_back", dry_run=True)
+    assert "v1.4.0 is on its way back already: " in logged(instance, back)
+    ended = run(instance, "abort", "request_abort")
+    assert "it is not kept for its logs any longer" in logged(instance, ended)
     assert platform.record().phase == "rolled-back"
+    platform.begin("v1.1.0")
+    assert platform.ledger().seen is None, "it was about another rollout"
+    assert platform.finish().state == "done"
 
 
 def test_a_pause_is_told_by_its_run_the_record_and_the_asset(platform: Platform, instance: dg.DagsterInstance) -> None:
@@ -94,6 +111,10 @@ def test_a_pause_is_told_by_its_run_the_record_and_the_asset(platform: Platform,
     assert advance(platform.context(), patience=timedelta(seconds=30)).state == "waiting"
     assert run(instance, "pause", "request_pause", reason="lunch").success
     assert "paused it: lunch; the candidate is watched with 100 %" in platform.record().said
+    context = platform.context()
+    with acquire(context.client, context.cluster.ops_namespace, "rollout", "run-of-another", clock=context.clock):
+        beside = run(instance, "pause", "request_pause", reason="lunch")
+    assert "nothing is left to do here" in logged(instance, beside), "whoever drives sees it"
     seen = instance.fetch_observations(dg.AssetKey("deployment"), limit=1).records[0].asset_observation
     assert seen is not None
     assert "paused it: lunch" in str(seen.metadata["now"].value)
@@ -266,11 +287,16 @@ def test_an_abort_ends_as_a_success_and_traffic_is_back(platform: Platform, inst
     said = reported(instance)
     assert said["summary"] == "v1.1.0 rolled back; v1.0.0 serves"
     assert "aborted it: a hunch" in str(said["reason"])
+    assert "monitor-health, until it failed: " in str(said["timings"])
+    assert "the way back: " in str(said["timings"])
+    assert "It has gone back: v1.0.0 serves." in str(said["rollback_plan"])
 
 
 def test_a_rollback_after_the_end_deploys_what_served_before(platform: Platform, instance: dg.DagsterInstance) -> None:
     platform.ensure("v1.0.0")
     assert platform.deploy("v1.1.0").state == "done"
+    assert run(instance, "rollback", "plan_back", dry_run=True).success
+    assert platform.record().candidate.version == "v1.1.0", "a dry run begins nothing"
     result = run(instance, "rollback", "plan_back")
     assert result.success or platform.finish().state == "done"  # its times are the environment's: a sensor would go on
     record = platform.record()

@@ -242,7 +242,7 @@ def test_the_pictures_of_a_rollout_are_drawings_of_its_evidence(scenes: Callable
     names = {title: set(ElementTree.fromstring(svg).itertext()) for title, svg in found.charts.items()}
     assert "1/α = 100" in names["Evidence that the candidate is worse"]
     assert {"stable (blue)", "candidate (green)"} <= names["request-errors of agent-orchestrator"]
-    assert {"requested", "observed"} <= names["The candidate's share of the requests"]
+    assert {"requested", "observed"} <= names["The candidate's share of the requests of the last minute"]
     assert len(found.charts) == 4, "no limit was broken by which the verdict came about"
     assert found.charts_markdown().count("](data:image/svg+xml;base64,") == 4
     assert len(found.charts_markdown()) < 100_000, "it lies in an event log"

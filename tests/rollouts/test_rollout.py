@@ -144,7 +144,11 @@ def test_rollback_after_one_that_failed_deploys_what_served_before_that_which_se
         "test",
     )
     assert platform.finish().state == "rolled-back"
-    planned = plan_rollback(platform.context())
+    with pytest.raises(NothingToDo, match=r"v1\.4\.0 has gone back already .* v1\.1\.0 serves.*leaves: v1\.1\.0"):
+        plan_rollback(platform.context())
+    with pytest.raises(NothingToDo, match=r"v1\.4\.0 does not serve here, v1\.1\.0 does"):
+        plan_rollback(platform.context(), leaves="v1.4.0")
+    planned = plan_rollback(platform.context(), leaves="v1.1.0")
     assert planned is not None
     assert (planned.stable and planned.stable.version, planned.candidate.version) == ("v1.1.0", "v1.0.0")
 
