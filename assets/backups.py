@@ -149,7 +149,10 @@ def drill(context: dg.AssetExecutionContext, nexus: NexusResource) -> Iterator[d
     for system in BACKUPS:
         try:
             database = nexus.backups(context.partition_key, system, report=context.log.info)
-            found[system] = drill_newest(database, f"run-{context.run.run_id[:8]}")
+            found[system] = one = drill_newest(database, f"run-{context.run.run_id[:8]}")
+            verdict = "passed" if one.drill.passed else "FAILED"
+            checked, seconds = ", ".join(one.checked), one.drill.rto_seconds
+            context.log.info("%s %s %s: restored in %.1f s; %s", system, one.drill.backup, verdict, seconds, checked)
             problems += [f"{system}: {finding}" for finding in found[system].drill.findings]
         except NotDeclared as error:
             context.log.info("%s", error)

@@ -51,7 +51,6 @@ class UnknownName(PermanentError):
         self, kind: str, name: str, known: list[str], *, target: str | None = None, todo: str | None = None
     ) -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
-        listed = f"Known: {', '.join(self.known) or 'none'}.{nearest(name, self.known)}"
-        super().__init__(
-            f"there is no {kind} named {name!r}.", target=target, todo=f"{listed} {todo}" if todo else listed
-        )
+        listed = f"Known: {', '.join(self.known) or 'none'}."
+        what_next = (f"{listed} {todo}" if todo else listed) + nearest(name, self.known)
+        super().__init__(f"there is no {kind} named {name!r}.", target=target, todo=what_next)

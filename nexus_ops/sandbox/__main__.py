@@ -78,7 +78,7 @@ def status(home: Path) -> None:
         print(f"{name}: API {urls['api']}, edge {urls['edge']}, Prometheus {urls['prometheus']}")
     for name, size in used.items():
         print(f"  {name:32} {size >> 20:5} MiB")
-    print(f"  {'together':32} {sum(used.values()) >> 20:5} MiB")
+    print(f"  {'together':32} {sum(used.values()) >> 20:5} MiB (PSS)")
     if running := ui.find(home):
         print(f"UI: {running.url}")
 
