@@ -287,7 +287,7 @@ def _drilled(found: "dict[str, Drilled]") -> dict[str, Any]:
         verdict = "passed" if drill.passed else f"**failed**: {'; '.join(drill.findings)}"
         numbers = f"RTO {drill.rto_seconds:.1f} s, RPO {one.rpo_seconds / 3600:.1f} h"
         lines.append(f"**{system}** {verdict}: {numbers}; {drill.backup}; checked: {', '.join(one.checked)}")
-    facts["summary"] = dg.MetadataValue.md(bullets(lines))
+    facts = {"summary": dg.MetadataValue.md(bullets(lines)), **facts}
     rows = [(name, count, one.sums.get(name, "-")) for one in found.values() for name, count in one.counts.items()]
     table = ["| what | rows or keys | sum of the rows' content |", "|---|---|---|"]
     table += [f"| {name} | {count} | {sum_} |" for name, count, sum_ in sorted(rows)[:MOST_TABLES]]

@@ -113,7 +113,9 @@ class Demo:
         self.say(f"          {self.ui.url}/runs   every run; and the sensors under Automation")
         self.say(f"          {self.ui.url}/assets/canary_analysis   each decision about the canaries, with its numbers")
         self.say(f"          {self.ui.url}/assets/drill   what a restore took, and what would be lost")
-        self.say("Try       the job `deploy` from the Launchpad: dry_run shows the plan; or the job `rollback`")
+        self.say(
+            "Try       the job `deploy` from the Launchpad: dry_run shows the plan; docs/tutorial.md goes on from here"
+        )
         self.say("End it    make down")
 
     def build(self, environment: str, version: str) -> None:
