@@ -66,8 +66,8 @@ class RollbackConfig(dg.Config):
     reason: str = Field(default="by hand", description="Why; it is kept in the record.")
     leaves: str = Field(
         default="",
-        description="The version that serves and is to go. Needed only where the last rollout has gone back by itself: then nothing "
-        "is known to be wrong with what serves.",
+        description="The version that serves and is to go. Needed only where something has gone back already, by itself or by "
+        "rollback: then nothing is known to be wrong with what serves.",
     )
     dry_run: bool = Field(default=False, description="Only show what would be done.")
 

@@ -54,7 +54,7 @@ def watch_left(context: RolloutContext, record: Record) -> float:
 def no_way_back(context: RolloutContext, ledger: Ledger, record: Record) -> str:
     """Why the previous release must not be deployed by a machine; empty when it may."""
     assert record.stable is not None, "something served before"
-    if record.actor == ACTOR:
+    if record.goes_back:
         return "it is itself what was gone back to: a person has to look"
     if find_bad(context.store, ledger, record.stable.release) is not None:
         return f"{record.stable.version} has failed before: a person has to look"

@@ -56,6 +56,7 @@ def start(context: RolloutContext, plan: RolloutPlan, actor: str) -> Record:
                 for index, stage in enumerate(stages_of(plan.settings))
             ),
             needs_approval=plan.needs_approval,
+            goes_back=plan.goes_back,
             forced=plan.forced,
             plan=digest,
             updated=now,
@@ -150,8 +151,8 @@ def promote(context: RolloutContext, actor: str, reason: str) -> Record:
 def plan_rollback(context: RolloutContext, leaves: str = "") -> RolloutPlan | None:
     """None when the running rollout can be aborted; else the plan of deploying the previous release again.
 
-    `leaves`: the version that is to go. It must be named where the last rollout has gone back already: whoever is woken by that, and
-    goes back once more, would leave the version that is good.
+    `leaves`: the version that is to go. It must be named where somebody, or the platform itself, has gone back already: whoever is woken
+    by that, and goes back once more, would leave the version that is good.
     """
     record = read_ledger(context).record
     if record is None:
@@ -159,22 +160,30 @@ def plan_rollback(context: RolloutContext, leaves: str = "") -> RolloutPlan | No
     if leaves and (record.serving is None or record.serving.version != leaves):
         serves = record.serving.version if record.serving else "nothing"
         raise NothingToDo(f"{leaves} does not serve here, {serves} does.", target=context.cluster.name)
+    if record.phase == "running" and record.goes_back and not leaves:
+        raise NothingToDo(
+            f"the rollout that runs is the way back already: {record.actor} brings back {record.candidate.version}.",
+            target=context.cluster.name,
+            todo="The job `abort` would stop that.",
+        )
     if not record.finished:
         return None
     before = _served_before(context, record)
     if before is None:
         todo = "Deploy the version that you want, with the job `deploy`."
         raise NothingToDo("there is no earlier release to go back to.", target=context.cluster.name, todo=todo)
-    if record.phase == "rolled-back" and record.serving is not None and not leaves:
-        good = record.serving.version
+    has_gone_back = record.goes_back if record.phase == "done" else not record.goes_back
+    if has_gone_back and record.serving is not None and not leaves:
+        good, reason = record.serving.version, record.reason or f"{record.actor} brought {record.serving.version} back"
+        gone = before.version if record.goes_back else record.candidate.version
         raise NothingToDo(
-            f"{record.candidate.version} has gone back already ({record.reason}), and {good} serves.",
+            f"{gone} has gone back already ({reason}), and {good} serves.",
             target=context.cluster.name,
             todo=f"To leave {good}, too, for {before.version}, which served before it, say so: leaves: {good}.",
         )
     # What served before is the way back, whatever was once thought of it; and going back is no experiment.
     times = replace(record.settings, strategy="blue-green", gates=())
-    return plan_rollout(context, before.version, times, force=True)
+    return replace(plan_rollout(context, before.version, times, force=True), goes_back=True)
 
 
 def _served_before(context: RolloutContext, record: Record) -> Copy | None:

@@ -41,6 +41,8 @@ class RolloutPlan:
     unchanged: bool
     sees: tuple[str, ...] = ()
     """What the shares of a canary will be able to see at present traffic."""
+    goes_back: bool = False
+    """Whether it is the way back that was asked for as `rollback`."""
     forced: str = ""
     """Why the release is held to be bad, where it is rolled out all the same."""
 

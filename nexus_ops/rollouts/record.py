@@ -135,6 +135,8 @@ class Record:
     """Why it is rolling back or has been rolled back."""
     blames: Blame | None = None
     """What that is laid at; None: at nothing that is known."""
+    goes_back: bool = False
+    """Whether it brings back what served before, asked for as `rollback`."""
     forced: str = ""
     """Why the release was held to be bad when it was rolled out all the same; empty: it was not."""
     applied: bool = False

@@ -130,8 +130,14 @@ def test_rollback_after_the_hold_deploys_the_previous_release(platform: Platform
     assert planned is not None
     assert planned.candidate.version == "v1.0.0"
     start(context, planned, "test")
+    with pytest.raises(NothingToDo, match=r"is the way back already: test brings back v1\.0\.0"):
+        plan_rollback(context)
     assert platform.finish().state == "done"
     assert platform.at_the_edge()[0] == "v1.0.0"
+    with pytest.raises(
+        NothingToDo, match=r"v1\.1\.0 has gone back already \(test brought v1\.0\.0 back\).*leaves: v1\.0\.0"
+    ):
+        plan_rollback(platform.context())
 
 
 def test_rollback_after_one_that_failed_deploys_what_served_before_that_which_serves(platform: Platform) -> None:
