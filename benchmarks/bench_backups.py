@@ -125,6 +125,17 @@ def _all(scene: Scene, size: int) -> None:
     )
     say("the same, memory", back.peak, "MB", "goal", 150)
     shutil.rmtree(scene.folder / "restored", ignore_errors=True)
+    plain = scene.ours("take-plain", scene.server.dsn)
+    plain_back = scene.ours("restore", str(scene.folder / "restored"))
+    say(
+        "back up, physical, not encrypted",
+        plain.seconds,
+        "s",
+        "the first plan's way, which is not either",
+        seed_dump.seconds,
+    )
+    say("restore it, start, ask", plain_back.seconds, "s", "s3 cp | gunzip | psql", seed_load.seconds)
+    shutil.rmtree(scene.folder / "restored", ignore_errors=True)
     _locally(scene, floor)
     _barman(scene, physical)
     logical = scene.ours("take-logical", scene.server.dsn)
@@ -160,10 +171,12 @@ def _locally(scene: Scene, floor: Run) -> None:
     taken = scene.ours("take", scene.server.dsn, locally=True)
     back = scene.ours("restore-only", str(scene.folder / "restored"), locally=True)
     shutil.rmtree(scene.folder / "restored", ignore_errors=True)
+    unencrypted = scene.ours("take-plain", scene.server.dsn, locally=True)
     what = "back up, physical, to a local folder"
     dump = scene.run(f"{scene.program('pg_dump')} bench | gzip > seed.sql.gz")
     (scene.folder / "seed.sql.gz").unlink()
     say(what, taken.seconds, "s", "pg_dump | gzip, to a local file", dump.seconds)
+    say("the same, not encrypted", unencrypted.seconds, "s", "pg_dump | gzip, which is not either", dump.seconds)
     say("the same", taken.seconds, "s", "floor: pg_basebackup to nowhere", floor.seconds)
     plain = scene.folder / "plain"
     plain.mkdir(mode=0o700)
@@ -274,9 +287,9 @@ def _catalogue() -> Catalogue:
 def main(what: str, where: str) -> None:
     """One of our ways, in this process."""
     catalogue, identity = _catalogue(), Identity.load("identity.txt")
-    packing = Packing(identity.public_keys)
+    packing = Packing(() if what == "take-plain" else identity.public_keys)
     now = datetime.now(UTC)
-    if what == "take":
+    if what in ("take", "take-plain"):
         back_up(catalogue, where, packing, now=now)
     elif what == "take-logical":
         back_up_logical(catalogue, where, packing, database="bench", now=now)
