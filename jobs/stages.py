@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PATIENCE = timedelta(seconds=60)
 """How long a run waits for what is expected soon before it leaves the rest to the sensor."""
-WISHES = ("abort", "rollback", "pause", "unpause", "approve", "promote_full")
+ONLY_ASK = ("abort", "rollback", "pause", "unpause", "approve", "promote_full")
 """Jobs that only ask something of a rollout: whoever drives it does it."""
 WANTED_BACK = ("abort", "rollback")
 """Jobs whose purpose is that the candidate goes: to them its end is a success."""
@@ -54,7 +54,7 @@ def stage_op(stage: Stage) -> dg.OpDefinition:
             result = advance(rollout, until_stage=stage.name, patience=PATIENCE, holder=f"run-{context.run_id[:8]}")
         except LeaseHeld as error:
             done = "It sees what was asked within seconds; nothing is left to do here."
-            context.log.info("%s", f"{error.target}: {error.problem} {done}" if context.job_name in WISHES else error)
+            context.log.info("%s", f"{error.target}: {error.problem} {done}" if context.job_name in ONLY_ASK else error)
             return
         if result.record is not None:
             tag_run(context, result.record)

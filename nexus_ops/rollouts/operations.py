@@ -157,14 +157,16 @@ def plan_rollback(context: RolloutContext, leaves: str = "") -> RolloutPlan | No
     record = read_ledger(context).record
     if record is None:
         raise NothingToDo("nothing has been deployed here yet.", target=context.cluster.name)
-    if leaves and (record.serving is None or record.serving.version != leaves):
-        serves = record.serving.version if record.serving else "nothing"
-        raise NothingToDo(f"{leaves} does not serve here, {serves} does.", target=context.cluster.name)
-    if record.phase == "running" and record.goes_back and not leaves:
+    if record.phase == "running" and record.goes_back:
         raise NothingToDo(
             f"the rollout that runs is the way back already: {record.actor} brings back {record.candidate.version}.",
             target=context.cluster.name,
             todo="The job `abort` would stop that.",
+        )
+    goes = record.serving if record.finished else record.candidate
+    if leaves and (goes is None or goes.version != leaves):
+        raise NothingToDo(
+            f"{leaves} would not go: {goes.version if goes else 'nothing'} would.", target=context.cluster.name
         )
     if not record.finished:
         return None

@@ -327,7 +327,7 @@ class Steps:
 
     def tell_once(self, record: Record, decision: Decision, why: str, reason: Reason = "Blocked") -> Record:
         """Tell people that the rollout cannot go on by itself; once for each step of a stage, however often it is tried again."""
-        about = f"{record.phase}/{decision.step}" + (f"/{decision.stage}" if reason == "Waits" else "")
+        about = "/".join(filter(None, (record.phase, decision.step, decision.stage)))
         if any((event.reason, event.about) == (reason, about) for event in record.events):
             return record if record.said == why else self.write(lambda current: replace(current, said=why))
         self.context.notify(f"{self.context.cluster.name}: {NOTICES[reason]}", why)

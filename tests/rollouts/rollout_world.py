@@ -20,6 +20,7 @@ GRACE = timedelta(seconds=10)
 SIZES = {"orchestrator": 3, "hunter": 4, "engine": 2}
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TIMES = Settings(monitor_seconds=5, hold_seconds=5, bake_seconds=5, insufficient_seconds=20, error_seconds=15)
+CANARY_TIMES = replace(TIMES, strategy="canary")
 Key = tuple[str, Colour]
 
 
@@ -318,6 +319,11 @@ def world(*, stable: bool = True, times: Settings = TIMES) -> World:
         for name, number in SIZES.items():
             made.wanted[name, "blue"] = made.there[name, "blue"] = number
     return made
+
+
+def canary(**changes: object) -> World:
+    """A canary whose settings differ so."""
+    return world(times=replace(CANARY_TIMES, **changes))  # pyright: ignore[reportArgumentType]
 
 
 def go_on(made: World, seconds: int) -> World:

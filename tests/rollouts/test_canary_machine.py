@@ -1,26 +1,16 @@
-"""The rollout machine in a model world, as a canary: shares, bakes, gates, pauses, verdicts, and the way back."""
+"""The rollout machine in a model world, as a canary: shares, bakes, verdicts, and the way back."""
 
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from rollout_world import SIZES, TIMES, WORKS, World, edges, go_on, run, running, until, world
+from rollout_world import SIZES, WORKS, canary, edges, go_on, run, running, until
 
-from nexus_ops.rollouts.decision import Decision, Verdict
+from nexus_ops.rollouts.decision import Verdict
 from nexus_ops.rollouts.machine import decide
 from nexus_ops.rollouts.record import Wish
 from nexus_ops.rollouts.strategy import CANARY, Settings, names, stages_of
 from nexus_ops.topology import RolloutDefaults
-
-CANARY_TIMES = replace(TIMES, strategy="canary")
-
-
-def canary(**changes: object) -> World:
-    return world(times=replace(CANARY_TIMES, **changes))  # type: ignore[arg-type]
-
-
-def decides(made: World) -> Decision:
-    return made.decision()
 
 
 def test_the_traffic_goes_up_share_by_share_and_each_is_baked() -> None:
@@ -134,22 +124,10 @@ def test_a_pass_on_too_few_requests_does_not_end_a_bake() -> None:
     go_on(made, 20)
     assert made.record.stage
     assert made.record.stage.name == "canary-5"
-    assert "49 of at least 50 requests were seen" in decides(made).why
+    assert "49 of at least 50 requests were seen" in made.decision().why
     made.requests = None
-    assert decides(made).step == "wait", "not measured is not enough"
+    assert made.decision().step == "wait", "not measured is not enough"
     made.requests = 50
-    assert run(made).record.phase == "done"
-
-
-def test_a_gate_waits_for_a_person_and_an_approval_is_for_one_gate_only() -> None:
-    made = until(canary(gates=("canary-10", "canary-25")), "canary-10")
-    go_on(made, 30)
-    assert (made.edge, decides(made).step) == (5, "approve")
-    made.approve()
-    until(made, "canary-25")
-    go_on(made, 30)
-    assert (made.edge, decides(made).step) == (10, "approve"), "the first approval is used up"
-    made.approve()
     assert run(made).record.phase == "done"
 
 
@@ -166,7 +144,7 @@ def test_a_bake_does_not_end_on_a_share_that_is_not_there_any_more() -> None:
     go_on(made, 30)
     assert made.record.stage
     assert made.record.stage.name == "canary-10"
-    assert "10 % were requested and had been seen, now they are not" in decides(made).why
+    assert "10 % were requested and had been seen, now they are not" in made.decision().why
     made.edge = 10
     assert run(made).record.phase == "done"
 
@@ -200,106 +178,6 @@ def test_everything_that_started_has_been_asked_before_the_candidate_has_all_tra
     assert set(made.record.verified) == set(WORKS)
 
 
-def test_a_candidate_that_waits_at_a_gate_is_judged_on() -> None:
-    made = until(canary(gates=("canary-25",)), "canary-25")
-    go_on(made, 10)
-    made.verdict = "fail"
-    assert run(made).record.phase == "rolled-back"
-
-
-def test_a_release_without_a_way_back_asks_before_its_first_share() -> None:
-    made = canary()
-    made.record = replace(made.record, needs_approval="schema 2 cannot go back")
-    go_on(made, 60)
-    assert (made.edge, decides(made).step) == (0, "approve")
-    made.approve()
-    assert run(made).record.phase == "done"
-
-
-def test_a_pause_holds_and_an_unpause_goes_on() -> None:
-    made = until(canary(), "canary-25")
-    go_on(made, 3)
-    made.pause = made.wish()
-    assert decides(made).why.startswith("somebody paused it: a hunch; the candidate is watched with 25 % until ")
-    go_on(made, 200)
-    assert made.edge == 25
-    assert decides(made).why == "somebody paused it: a hunch"
-    made.pause = None
-    assert run(made).record.phase == "done"
-
-
-def test_a_pause_at_a_gate_is_told_beside_what_the_gate_waits_for() -> None:
-    made = canary()
-    made.record = replace(made.record, needs_approval="schema 2 cannot go back")
-    go_on(made, 60)
-    made.pause = made.wish()
-    decision = decides(made)
-    assert (decision.step, decision.why) == ("approve", "somebody paused it: a hunch; schema 2 cannot go back")
-
-
-def test_a_pause_holds_a_rollout_that_has_not_begun_and_a_share_that_has_not_moved() -> None:
-    made = canary()
-    made.pause = made.wish()
-    go_on(made, 60)
-    assert (made.record.applied, decides(made).step) == (False, "wait")
-    made.pause = None
-    until(made, "canary-25")
-    made.pause = made.wish()
-    go_on(made, 60)
-    assert (made.edge, decides(made).step) == (10, "wait")
-
-
-def test_a_paused_bake_waits_for_its_verdict_for_ever() -> None:
-    made = until(canary(), "canary-10")
-    go_on(made, 3)
-    made.verdict, made.pause = "insufficient", made.wish()
-    go_on(made, 200)
-    assert (made.edge, made.record.phase) == (10, "running")
-    made.pause = None
-    made.verdict = "pass"
-    assert run(made).record.phase == "done"
-
-
-def test_a_pause_within_the_handover_brings_it_to_rest_first() -> None:
-    """Old pods of exclusive work stopped, new ones not started, and then a pause: nobody would execute anything."""
-    made = until(canary(), "switch-traffic")
-    while running(made, "blue")["engine"] == SIZES["engine"]:
-        go_on(made, 1)
-    made.pause = made.wish()
-    go_on(made, 60)
-    assert running(made, "green")["engine"] == SIZES["engine"]
-    assert made.record.stage
-    assert made.record.stage.name == "switch-traffic"
-
-
-@pytest.mark.parametrize("verdict", ["fail", "pass"])
-def test_a_paused_rollout_is_judged_and_aborted_as_any_other(verdict: Verdict) -> None:
-    made = until(canary(), "canary-25")
-    go_on(made, 3)
-    made.pause = made.wish()
-    go_on(made, 30)
-    made.verdict, made.aborted = verdict, verdict == "pass"
-    assert run(made).record.phase == "rolled-back"
-
-
-def test_a_promotion_skips_the_shares_that_are_left_and_all_gates_but_not_the_hold() -> None:
-    made = until(canary(gates=("canary-25",)), "canary-10")
-    go_on(made, 1)
-    made.promotion = made.wish()
-    assert edges(made, range(200))[-1] == 100
-    assert not {25, 50} & set(edges(made, range(200)))
-    assert made.record.phase == "done"
-    assert made.record.ended("cleanup-blue-environment")
-
-
-def test_a_promotion_ends_the_bake_that_runs() -> None:
-    made = until(canary(bake_seconds=500), "canary-5")
-    go_on(made, 10)
-    made.promotion = made.wish()
-    go_on(made, 40)
-    assert made.edge == 100
-
-
 @pytest.mark.parametrize("verdict", ["insufficient", "error"])
 def test_within_the_hold_the_old_colour_outlives_what_cannot_be_measured_but_not_for_ever(verdict: Verdict) -> None:
     """The candidate has been found good: not to see it any more, for a while, is no reason to go back."""
@@ -312,14 +190,6 @@ def test_within_the_hold_the_old_colour_outlives_what_cannot_be_measured_but_not
     assert (made.record.phase, running(made, "blue")["orchestrator"]) == ("done", 0)
 
 
-def test_a_promotion_does_not_go_past_the_point_of_no_return_unasked() -> None:
-    made = canary()
-    made.record = replace(made.record, needs_approval="schema 2 cannot go back")
-    made.promotion = made.wish()
-    go_on(made, 60)
-    assert (made.edge, decides(made).step) == (0, "approve")
-
-
 def test_a_candidate_that_failed_stays_for_its_logs_without_traffic_and_without_work_of_its_own() -> None:
     made = until(canary(logs_seconds=60), "canary-25")
     go_on(made, 4)
@@ -327,7 +197,7 @@ def test_a_candidate_that_failed_stays_for_its_logs_without_traffic_and_without_
     go_on(made, 30)
     assert (made.edge, running(made, "green")) == (0, {"orchestrator": 3, "hunter": 0, "engine": 0})
     assert running(made, "blue") == SIZES
-    assert "its logs can be read" in decides(made).why
+    assert "its logs can be read" in made.decision().why
     run(made)
     made.let_pods_move(9)
     assert set(running(made, "green").values()) == {0}
@@ -370,7 +240,7 @@ def test_an_abort_after_the_failure_ends_the_time_for_the_logs() -> None:
     made = until(canary(logs_seconds=600), "canary-25")
     made.verdict = "fail"
     go_on(made, 60)
-    assert decides(made).step == "wait"
+    assert made.decision().step == "wait"
     made.aborted = True
     go_on(made, 15)
     assert made.record.phase == "rolled-back"
@@ -384,105 +254,6 @@ def test_a_canary_that_was_rolled_back_can_be_tried_again() -> None:
     again = canary()
     again.wanted, again.there, again.floors = made.wanted, made.there, made.floors
     assert run(again).record.phase == "done"
-
-
-# ---------------------------------------------------------------------- what others' users complain of
-
-
-def test_complaint_old_pods_scaled_down_while_the_balancer_still_sends_to_them() -> None:
-    made = until(canary(), "cleanup-blue-environment")
-    made.edge = 50  # the balancer was set back behind our back
-    go_on(made, 60)
-    assert running(made, "blue")["orchestrator"] == SIZES["orchestrator"]
-
-
-def test_complaint_a_weight_asserted_but_never_observed() -> None:
-    made = until(canary(), "canary-10")
-    while made.record.weight != 10:
-        go_on(made, 1)
-    made.visible = False
-    go_on(made, 50)
-    assert made.record.stage
-    assert (made.record.observed, made.record.stage.until, made.edge) == (None, None, 10), "no bake has begun"
-    go_on(made, 20)
-    assert "traffic does not follow" in made.record.reason
-    assert made.record.blames is None
-
-
-def test_complaint_the_autoscaler_fights_the_rollout() -> None:
-    """Floors of the size that serves would scale a worker's share up again, in both colours, for ever."""
-    made = until(canary(bake_seconds=30), "canary-50")
-    go_on(made, 20)
-    assert made.floors == {("hunter", "green"): 2, ("hunter", "blue"): 2}
-    assert (running(made, "green")["hunter"], running(made, "blue")["hunter"]) == (2, 2)
-    made.verdict = "fail"
-    assert running(run(made), "blue") == SIZES
-
-
-def test_complaint_config_not_rolled_back() -> None:
-    """What both colours share goes back with the rest, and not before users are served again."""
-    made = until(canary(), "canary-25")
-    made.verdict = "fail"
-    steps = [made.step().step for _ in range(2)]
-    while not made.record.restored:
-        steps.append(made.step().step)
-        made.let_pods_move(9)
-        made.now += timedelta(seconds=1)
-    assert steps.index("weight") < steps.index("restore")
-    assert run(made).record.phase == "rolled-back"
-
-
-@pytest.mark.parametrize("stage", ["canary-10", "switch-traffic", "monitor-health", "cleanup-blue-environment"])
-def test_complaint_abort_ignored_after_promote_full(stage: str) -> None:
-    made = until(canary(), "canary-10")
-    made.promotion = made.wish()
-    until(made, stage)
-    made.aborted = True
-    run(made)
-    assert (made.record.phase, made.edge, running(made, "blue")) == ("rolled-back", 0, SIZES)
-
-
-def test_complaint_a_breach_ignored_while_waiting_for_traffic() -> None:
-    made = until(canary(), "canary-10")
-    while made.record.weight != 10:
-        go_on(made, 1)
-    made.visible, made.verdict = False, "fail"
-    assert made.step().step == "roll-back"
-
-
-def test_complaint_a_failed_promotion_takes_the_app_down() -> None:
-    """A candidate whose pods die when it has all traffic: the stable copy is still whole, and gets the traffic back."""
-    made = until(canary(), "monitor-health")
-    made.healthy = False
-    go_on(made, 3)
-    assert running(made, "blue")["orchestrator"] == SIZES["orchestrator"]
-    made.verdict = "fail"
-    assert [made.step().step for _ in range(2)] == ["roll-back", "weight"]
-
-
-def test_complaint_a_quiet_service_rolled_back_for_lack_of_data() -> None:
-    made = until(canary(), "canary-5")
-    made.verdict = "insufficient"
-    for _ in range(15):
-        go_on(made, 1)
-        assert made.record.phase == "running"
-
-
-@pytest.mark.parametrize("crash", ["before", "after", "between"])
-def test_complaint_the_controller_killed_in_mid_rollout(crash: str) -> None:
-    """Every third step of the whole canary is cut short, by a driver that is then replaced."""
-    made = canary()
-    for number in range(900):
-        if number % 3 == 0:
-            made.step(crash)
-            made.take_over()
-        else:
-            made.step()
-        made.let_pods_move(1)
-        made.now += timedelta(seconds=1)
-        if made.record.finished:
-            break
-    assert (made.record.phase, made.edge, running(made, "green")) == ("done", 100, SIZES)
 
 
 def test_a_late_start_of_exclusive_work_is_refused() -> None:
