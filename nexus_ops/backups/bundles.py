@@ -7,8 +7,10 @@ is one object, written once; whatever is not named by a manifest in the end is a
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal
@@ -23,6 +25,8 @@ from nexus_ops.storage import AlreadyStored, ObjectStore, digest_of
 Content = Literal["tar", "copy", "sql", "rdb", "json", "dump"]
 Data = bytes | bytearray | memoryview
 MEGABYTE = 1 << 20
+SPARE = 1 << 16
+"""Bytes that encryption adds to a bundle, and more."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class BundleWriter:
         self._slots = threading.Semaphore(packing.workers)
         self._failed: BaseException | None = None
         self.encrypting = threading.Lock()
-        """One at a time: age keeps the interpreter's lock anyway, and each needs a bundle of memory twice."""
+        """One at a time: each needs a bundle of memory twice."""
+        self._free: deque[bytearray] = deque()
 
     def __enter__(self) -> BundleWriter:
         return self
@@ -78,6 +83,24 @@ class BundleWriter:
         self.check()
         self._slots.acquire()
         return self._pool.submit(self._run, make)
+
+    def take_room(self) -> bytearray:
+        """Memory for a bundle, empty or as large as it was before. It is handed on: new memory takes longer to get than to fill."""
+        for _ in range(len(self._free)):
+            with suppress(IndexError):  # another was faster
+                room = self._free.popleft()
+                try:
+                    room.append(0)  # refused while the store reads it still
+                    room.pop()
+                    return room
+                except BufferError:
+                    self._free.append(room)
+        return bytearray()
+
+    def give_back(self, room: bytearray) -> None:
+        """Let another bundle have it."""
+        if len(room) <= self.packing.bundle_bytes + SPARE and len(self._free) < self.packing.workers:
+            self._free.append(room)
 
     def check(self) -> None:
         """Raise what stopped another bundle: nobody goes on writing to a backup that cannot become one."""
@@ -105,7 +128,9 @@ class StreamWriter:
     compressed: bool
     size: int | None = None
     """Bytes before compression, where the caller knows better: the server compressed it."""
-    _buffer: bytearray = field(default_factory=bytearray)
+    _room: bytearray | None = None
+    """What the bundle under construction is written into."""
+    _filled: int = 0
     _entries: list[Entry] = field(default_factory=list)
     _bundles: list[Future[Bundle]] = field(default_factory=list)
     _written: int = 0
@@ -113,28 +138,35 @@ class StreamWriter:
     @property
     def room(self) -> int:
         """Bytes that the bundle under construction still takes."""
-        return self.writer.packing.bundle_bytes - len(self._buffer)
+        return self.writer.packing.bundle_bytes - self._filled
 
     @property
     def filled(self) -> int:
         """Bytes that are in the bundle under construction."""
-        return len(self._buffer)
+        return self._filled
 
     def write(self, data: Data) -> None:
         """Append bytes; full bundles go their way. Waits when the store is slower than the source."""
         view = memoryview(data)
         while len(view) >= self.room:
             room = self.room
-            self._buffer += view[:room]
+            self._add(view[:room])
             view = view[room:]
             self.cut()
-        self._buffer += view
+        self._add(view)
 
     def append(self, data: Data) -> None:
         """Append bytes that stay together: if need be they begin a bundle, or make one that is larger than others."""
-        if self._buffer and len(data) > self.room:
+        if self._filled and len(data) > self.room:
             self.cut()
-        self._buffer += data
+        self._add(data)
+
+    def _add(self, data: Data) -> None:
+        if self._room is None:
+            self._room = self.writer.take_room()
+        end = self._filled + len(data)
+        self._room[self._filled : end] = data  # it grows where that is needed
+        self._filled = end
 
     def mark(self, entry: Entry) -> None:
         """Note what the bundle under construction holds."""
@@ -142,14 +174,14 @@ class StreamWriter:
 
     def cut(self) -> None:
         """End the bundle under construction here."""
-        if not self._buffer:
+        if self._room is None or not self._filled:
             return
-        raw, entries, number = self._buffer, tuple(self._entries), len(self._bundles) + 1
-        self._buffer, self._entries = bytearray(), []
-        self._written += len(raw)
-        taken = [raw]  # emptied by the one who packs it: the raw bytes are not kept longer than needed
-        del raw
-        self._bundles.append(self.writer.submit(lambda: self._pack(taken, entries, number)))
+        room, filled, entries, number = self._room, self._filled, tuple(self._entries), len(self._bundles) + 1
+        self._room, self._filled, self._entries = None, 0, []
+        self._written += filled
+        taken = [room]  # emptied by the one who packs it: memory is not kept longer than needed
+        del room
+        self._bundles.append(self.writer.submit(lambda: self._pack(taken, filled, entries, number)))
 
     def finish(self) -> Stream:
         """Wait until all is stored; the stream, for the manifest."""
@@ -167,24 +199,40 @@ class StreamWriter:
             bundles=tuple(future.result() for future in self._bundles),
         )
 
-    def _pack(self, taken: list[bytearray], entries: tuple[Entry, ...], number: int) -> Bundle:
-        raw = taken.pop()
-        raw_size, raw_digest = len(raw), digest_of(raw)
-        level = 0 if self.compressed else self.writer.packing.level
-        data: Data = _compress(raw, level) if level else raw
-        del raw
-        with self.writer.encrypting:
-            data = self.writer.recipients.encrypt(data)
-        suffix = (".zst" if level or self.compressed else "") + (".age" if self.writer.packing.recipients else "")
-        key = f"bundles/{self.writer.backup}/{self.name}/{number:06}{suffix}"
-        digest = digest_of(data)
-        store_bundle(self.writer.store, f"{self.writer.place}/{key}", data, digest)
-        self.writer.meter.add(done=0 if self.compressed else raw_size, stored=len(data))
+    def _pack(self, taken: list[bytearray], filled: int, entries: tuple[Entry, ...], number: int) -> Bundle:
+        """Compress, encrypt and store what fills the room. Memory that is not needed any more is handed on at once."""
+        writer, recipients = self.writer, self.writer.packing.recipients
+        room = taken.pop()
+        raw = memoryview(room)[:filled]
+        raw_digest = None if recipients else digest_of(raw)
+        level = 0 if self.compressed else writer.packing.level
+        data: Data = raw
+        if level:
+            data = _compress(raw, level)
+            raw.release()
+            room = bytearray()  # compressing takes memory of its own: none is kept meanwhile
+        if recipients:
+            with writer.encrypting:
+                sealed = bytearray() if level else writer.take_room()
+                data = writer.recipients.encrypt(data, sealed)
+            raw.release()
+            if not level:
+                writer.give_back(room)
+            room = sealed
+        digest = raw_digest if raw_digest and not level else digest_of(data)
+        suffix = (".zst" if level or self.compressed else "") + (".age" if recipients else "")
+        key = f"bundles/{writer.backup}/{self.name}/{number:06}{suffix}"
+        store_bundle(writer.store, f"{writer.place}/{key}", data, digest)
+        stored = len(data)
+        del data, raw
+        if not level:
+            writer.give_back(room)
+        writer.meter.add(done=0 if self.compressed else filled, stored=stored)
         return Bundle(
             key=key,
-            raw_size=raw_size,
+            raw_size=filled,
             raw_sha256=raw_digest,
-            stored_size=len(data),
+            stored_size=stored,
             stored_sha256=digest,
             entries=entries,
         )
@@ -201,7 +249,7 @@ def store_bundle(store: ObjectStore, key: str, data: Data, digest: str) -> None:
             ) from None
 
 
-def _compress(raw: bytearray, level: int) -> bytes:
+def _compress(raw: memoryview, level: int) -> bytes:
     from zstandard import ZstdCompressor
 
     return ZstdCompressor(level=level, write_checksum=True).compress(raw)

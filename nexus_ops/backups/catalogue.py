@@ -8,12 +8,13 @@ moves only when a drill has restored the backup.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from nexus_ops.backups.manifest import BackupId, BadManifest, Manifest, Place
+from nexus_ops.backups.manifest import BackupId, BadManifest, Manifest, Place, Stream
 from nexus_ops.errors import PermanentError, UnknownName
 from nexus_ops.storage import AlreadyStored, NotStored, ObjectStore, Pointer, PointerMoved, digest_of
 
@@ -155,6 +156,11 @@ class Catalogue:
             pass  # by this digest: the request was sent twice, or a copy goes on
         self._move("latest", manifest.id, digest)
         return Listed(manifest, digest)
+
+    def locked_until(self, streams: Sequence[Stream]) -> datetime | None:
+        """Until when the store keeps a backup from deletion: its first bundle is the first that it lets go."""
+        first = next((bundle for stream in streams for bundle in stream.bundles), None)
+        return self.store.locked_until(f"{self.place}/{first.key}") if first else None
 
     def list(self, *, tombstoned: bool = False) -> Listing:
         """All backups, read afresh. A listing that cannot be made is an error, never an empty one."""

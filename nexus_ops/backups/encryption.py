@@ -6,20 +6,24 @@ or error.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from nexus_ops.backups import age
 from nexus_ops.errors import PermanentError, TemporaryError
 
+LETTERS = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
+"""Of bech32 (BIP 173), the way that age writes keys."""
 
-def _age() -> Any:
-    """PyPI's pyrage, loaded when it is needed; it says nothing of its types."""
+
+def _pyrage() -> Any:
+    """PyPI's pyrage knows keys; loaded when it is needed, and without types."""
     return import_module("pyrage")
 
 
@@ -31,22 +35,22 @@ class Recipients:
     """Those who will be able to decrypt; none: nothing is encrypted."""
 
     def __init__(self, public_keys: Sequence[str]) -> None:
-        pyrage = _age()
+        pyrage = _pyrage()
         self.public_keys = tuple(public_keys)
         try:
-            self._recipients = [pyrage.x25519.Recipient.from_str(key) for key in public_keys]
+            self._recipients = [_bytes_of(str(pyrage.x25519.Recipient.from_str(key))) for key in public_keys]
         except pyrage.RecipientError:
             raise BadKey(
                 "a recipient is no age public key.", todo="Public keys begin with age1; age-keygen prints one."
             ) from None
 
-    def encrypt(self, data: bytes | bytearray | memoryview) -> bytes | bytearray | memoryview:
-        """The encrypted bytes; the same bytes where there are no recipients."""
+    def encrypt(
+        self, data: bytes | bytearray | memoryview, room: bytearray | None = None
+    ) -> bytes | bytearray | memoryview:
+        """The encrypted bytes, in `room`, which grows if it has to; the same bytes where there are no recipients."""
         if not self._recipients:
             return data
-        out = io.BytesIO()
-        _age().encrypt_io(_Reader(data), out, self._recipients)
-        return out.getbuffer()
+        return age.encrypt(data, self._recipients, room)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Identity:
     @classmethod
     def parse(cls, text: str, source: str) -> Identity:
         """The identities in the text of an age key file."""
-        pyrage = _age()
+        pyrage = _pyrage()
         lines = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
         try:
             keys = tuple(pyrage.x25519.Identity.from_str(line) for line in lines)
@@ -94,20 +98,23 @@ class Identity:
 
     def decrypt(self, data: bytes | bytearray | memoryview) -> bytes | bytearray | memoryview:
         """The plain bytes; `BadKey` where this is not encrypted to us, ValueError where it is damaged."""
-        pyrage = _age()
-        out = io.BytesIO()
         try:
-            pyrage.decrypt_io(_Reader(data), out, list(self._keys))
-        except (pyrage.DecryptError, OSError) as error:
-            if "No matching keys" in str(error):
-                raise BadKey("this identity is not among those it was encrypted to.", target=self.source) from None
+            return age.decrypt(data, self._private_keys)
+        except age.NoMatch:
+            raise BadKey("this identity is not among those it was encrypted to.", target=self.source) from None
+        except ValueError:
             raise ValueError("it does not decrypt") from None
-        return out.getbuffer()
+
+    @cached_property
+    def _private_keys(self) -> list[Any]:
+        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+        return [X25519PrivateKey.from_private_bytes(_bytes_of(str(key))) for key in self._keys]
 
 
 def write_identity(path: Path) -> str:
     """Make a new identity in a file that only its owner can read; its public key. An existing file is kept."""
-    identity = _age().x25519.Identity.generate()
+    identity = _pyrage().x25519.Identity.generate()
     public = str(identity.to_public())
     path.parent.mkdir(parents=True, exist_ok=True)
     own = path.with_name(f".{path.name}.{os.getpid()}")
@@ -122,17 +129,12 @@ def write_identity(path: Path) -> str:
     return public
 
 
-class _Reader:
-    """Gives bytes in pieces. In Python on purpose: age keeps the interpreter's lock, and between pieces others get a turn."""
-
-    def __init__(self, data: bytes | bytearray | memoryview) -> None:
-        self._view = memoryview(data)
-        self._at = 0
-
-    def read(self, size: int) -> bytes:
-        piece = bytes(self._view[self._at : self._at + size])
-        self._at += len(piece)
-        return piece
+def _bytes_of(key: str) -> bytes:
+    """The 32 bytes of a key that pyrage has found in order: what is between its last 1 and its checksum, 5 bits a letter."""
+    number, letters = 0, key.lower().rpartition("1")[2][:-6]
+    for letter in letters:
+        number = number << 5 | LETTERS.index(letter)
+    return (number >> len(letters) * 5 % 8).to_bytes(32, "big")
 
 
 def _from_file(path: Path) -> str:

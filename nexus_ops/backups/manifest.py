@@ -169,9 +169,10 @@ class Bundle(Part):
     key: Annotated[str, Field(pattern=r"^bundles/[0-9TZa-f-]+/[a-z0-9._-]+/\d{6,}[a-z.]*$")]
     """Below the place, as in `bundles/20260131T020000Z-a1b2c3/base/000001.zst.age`."""
     raw_size: Size
-    raw_sha256: Sha256
     stored_size: Size
     stored_sha256: Sha256
+    raw_sha256: Sha256 | None = None
+    """None where it is encrypted: what decrypts is what was encrypted, that much age itself makes sure of."""
     entries: tuple[Entry, ...] = ()
     """What the bundle holds, where that is not plain from its content. In a tar: the file that continues from the
     bundle before, if one does."""

@@ -52,6 +52,7 @@ def back_up(
                 todo="Take it again when the cluster is quiet.",
             )
         ended = clock()
+    streams = tuple(stream for _, stream in parts)
     manifest = Manifest(
         id=backup,
         cluster=catalogue.place.cluster,
@@ -59,7 +60,8 @@ def back_up(
         kind="redis",
         started=started,
         ended=max(ended, started),
-        streams=tuple(stream for _, stream in parts),
+        lock_until=catalogue.locked_until(streams),
+        streams=streams,
         recipients=packing.recipients,
         tools={"nexus-ops": version("nexus-ops"), "server": topology.version},
         redis=Redis(

@@ -17,7 +17,7 @@ from nexus_ops.backups.manifest import BackupId, Bundle, Entry, Manifest, Stream
 from nexus_ops.backups.progress import Meter, Progress
 from nexus_ops.backups.reading import BundleReader, Damage, DamagedBundle, Journal
 from nexus_ops.errors import PermanentError
-from nexus_ops.storage import ObjectStore, StoreUnavailable
+from nexus_ops.storage import ObjectStore, StoreUnavailable, digest_of
 
 SMALL = 1000
 DATA = random.Random(7).randbytes(400) * 20
@@ -83,6 +83,41 @@ def test_a_stream_that_the_server_compressed_is_stored_as_it_came(files: ObjectS
     wrote = manifest(backup, streams=(found,), recipients=(keys.public,))
     came = b"".join(BundleReader(files, wrote, keys.identity).read(found))
     assert ZstdDecompressor().decompress(came) == DATA
+
+
+class Holding:
+    """A store that keeps reading what it was given after it has answered."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, memoryview] = {}
+
+    def put(self, key: str, data: bytes | bytearray | memoryview, *, create: bool = False) -> None:
+        self.held[key] = memoryview(data)
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_memory_that_the_store_reads_still_is_not_handed_on(keys: Keys, encrypted: bool) -> None:
+    """Bundles take each other's memory over; one that changed on its way would be found out at the restore, too late."""
+    held, packing = Holding(), Packing((keys.public,) if encrypted else (), bundle_bytes=SMALL, level=0)
+    with BundleWriter(held, PLACE, BackupId.new(AT), packing) as writer:  # pyright: ignore[reportArgumentType]
+        stream = writer.stream("base", "tar")
+        stream.write(DATA)
+        found = stream.finish()
+    assert len(found.bundles) == 8
+    for bundle in found.bundles:
+        assert digest_of(held.held[f"{PLACE}/{bundle.key}"]) == bundle.stored_sha256
+
+
+def test_memory_is_handed_on_from_bundle_to_bundle(files: ObjectStore, keys: Keys) -> None:
+    packing = Packing((keys.public,), bundle_bytes=SMALL, level=0)
+    with BundleWriter(files, PLACE, BackupId.new(AT), packing) as writer:
+        asked, take = set[int](), writer.take_room
+        writer.take_room = lambda: (room := take(), asked.add(id(room)))[0]
+        stream = writer.stream("base", "tar")
+        for _ in range(20):
+            stream.write(DATA)
+        stream.finish()
+    assert len(asked) < 80, "of the 320 that 160 bundles need"
 
 
 def spoil(store: ObjectStore, bundle: Bundle, change: Callable[[bytearray], bytes | bytearray]) -> None:
@@ -250,7 +285,6 @@ def test_a_store_that_fails_stops_the_writer(tmp_path_factory: pytest.TempPathFa
 
 def test_a_bundle_that_was_sent_twice_is_well_and_another_one_is_not(files: ObjectStore) -> None:
     from nexus_ops.backups.bundles import store_bundle
-    from nexus_ops.storage import digest_of
 
     store_bundle(files, "key", b"one", digest_of(b"one"))
     store_bundle(files, "key", b"one", digest_of(b"one"))

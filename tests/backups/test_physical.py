@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from backup_scene import MAJORS, NAME, PLACE, Keys, Writer, contents, open_s3
+from zstandard import ZstdCompressor
 
 from nexus_ops.backups.bundles import MEGABYTE, BundleWriter, Packing
 from nexus_ops.backups.catalogue import Catalogue, Drill, NoBackup
@@ -27,7 +29,7 @@ from nexus_ops.backups.postgres.connection import CannotConnect, NotAllowed, Rep
 from nexus_ops.backups.postgres.drill import drill_physical
 from nexus_ops.backups.postgres.physical import Options, back_up
 from nexus_ops.backups.postgres.programs import Instance, Programs
-from nexus_ops.backups.postgres.restore import MARKER, CannotWrite, NotEmpty, restore
+from nexus_ops.backups.postgres.restore import MARKER, BrokenStream, CannotWrite, NotEmpty, restore
 from nexus_ops.backups.progress import Progress
 from nexus_ops.backups.reading import BundleReader, DamagedBundle
 from nexus_ops.errors import PermanentError
@@ -195,6 +197,41 @@ def repacked(
         listed.write(change("backup_manifest", own) or b"")
         streams = (base.finish(), listed.finish())
     return catalogue.commit(manifest.model_copy(update={"id": backup, "streams": streams})).manifest
+
+
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "problem"),
+    [
+        (lambda tar: cut(ZstdCompressor().compress(tar)), "the server's tar has no end"),
+        (lambda tar: ZstdCompressor().compress(cut(tar)), "the server's tar has no end"),
+        (lambda tar: b"no zstd" + tar, "the server's zstd stream does not decode"),
+    ],
+    ids=["half a frame", "half a tar", "no frame"],
+)
+def test_what_a_server_did_not_send_whole_is_never_a_restored_folder(
+    lent: tuple[ObjectStore, Manifest], tmp_path: Path, spoilt: Callable[[bytes], bytes], problem: str
+) -> None:
+    """Its bundles are as they came, so that no hash can tell."""
+    store, manifest = lent
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as target:
+        for name in ("global/pg_control", "base/1/1"):
+            info = tarfile.TarInfo(name)
+            info.size = 300_000
+            target.addfile(info, io.BytesIO(random.Random(name).randbytes(info.size)))
+    backup = Catalogue(store, PLACE).new_id(datetime.now(UTC))
+    with BundleWriter(store, PLACE, backup, Packing((), bundle_bytes=100_000)) as writer:
+        base = writer.stream("base", "tar", compressed=True)
+        base.write(spoilt(out.getvalue()))
+        streams = (base.finish(), *manifest.streams[1:])
+    bad = manifest.model_copy(update={"id": backup, "streams": streams, "recipients": ()})
+    with pytest.raises(BrokenStream, match=problem):
+        restore(BundleReader(store, bad, None), tmp_path / "data")
+    assert not (tmp_path / "data/global/pg_control").exists()
 
 
 SEGMENT = "pg_wal/0000000"

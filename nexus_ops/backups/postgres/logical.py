@@ -130,7 +130,6 @@ def back_up_logical(
             numbers = _sequences(link, tables, writer, describe(dsn))
             streams += [*copied, numbers, dumps.rest(), dumps.section(POST_DATA, "--section=post-data")]
     ended = now + timedelta(seconds=time.monotonic() - began)
-    locked = catalogue.store.locked_for()
     manifest = Manifest(
         id=backup,
         cluster=catalogue.place.cluster,
@@ -138,7 +137,7 @@ def back_up_logical(
         kind="logical",
         started=now,
         ended=ended,
-        lock_until=now + locked if locked else None,
+        lock_until=catalogue.locked_until(streams),
         streams=tuple(streams),
         recipients=packing.recipients,
         tools={"server": str(version), "pg_dump": str(programs.major), **tools()},

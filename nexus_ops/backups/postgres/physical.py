@@ -84,7 +84,6 @@ def back_up(
             end = _end(link)
         facts = _facts(server, taken, end, _names(dsn, warnings))
     ended = now + timedelta(seconds=time.monotonic() - began)
-    locked = catalogue.store.locked_for()
     manifest = Manifest(
         id=backup,
         cluster=catalogue.place.cluster,
@@ -92,7 +91,7 @@ def back_up(
         kind="physical",
         started=now,
         ended=ended,
-        lock_until=now + locked if locked else None,
+        lock_until=catalogue.locked_until(taken.streams),
         streams=tuple(taken.streams),
         recipients=packing.recipients,
         tools={"server": str(server.version), "libpq": _libpq(), **tools()},

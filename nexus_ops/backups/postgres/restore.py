@@ -15,6 +15,7 @@ from ctypes import c_int64
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from nexus_ops.backups.lsn import Lsn
 from nexus_ops.backups.manifest import Bundle, Manifest, Stream
@@ -27,9 +28,10 @@ from nexus_ops.users import LIBC, ordinary_user
 CONTROL, HELD_BACK = "global/pg_control", "global/pg_control.restoring"
 MARKER = "nexus-restore"
 """In the target while it is restored: the backup's id, and by line the bundles that are unpacked."""
-PIECE = 1 << 15
-"""Compressed bytes that are decompressed at once: what comes out can be many times as much."""
-AHEAD = 8
+PIECE, PIECES = 1 << 18, 64
+"""Bytes that are decompressed at once, and how many such pieces may wait to be written."""
+SPAN = 1 << 24
+"""Bytes of a file after which the disk is to begin with them."""
 SYNC_FILE_RANGE_WRITE = 2
 """Of sync_file_range(2)."""
 
@@ -123,6 +125,8 @@ class _Unpacker:
     def _data(self, view: memoryview) -> None:
         while view:
             wrote = os.pwrite(self._file, view, self._at)
+            if self._at // SPAN != (self._at + wrote) // SPAN:
+                _begin_writing(self._file)
             self._at += wrote
             view = view[wrote:]
 
@@ -207,11 +211,14 @@ def unpack(reader: BundleReader, stream: Stream, folder: _Folder, journal: Journ
 
 def _unpack_in_order(reader: BundleReader, stream: Stream, folder: _Folder) -> None:
     """One thread decompresses while another writes; the reader's own threads fetch and decrypt."""
-    pieces: queue.Queue[bytes | None] = queue.Queue(AHEAD)
+    pieces: queue.Queue[memoryview | None] = queue.Queue()
+    free: queue.Queue[bytearray] = queue.Queue()
+    for _ in range(PIECES):
+        free.put(bytearray(PIECE))
+    unpacker = _Unpacker(folder)
     failed: list[BaseException] = []
 
     def write() -> None:
-        unpacker = _Unpacker(folder)
         try:
             while (piece := pieces.get()) is not None:
                 if not failed:
@@ -219,13 +226,15 @@ def _unpack_in_order(reader: BundleReader, stream: Stream, folder: _Folder) -> N
                         unpacker.scanner.feed(piece)
                     except BaseException as error:
                         failed.append(error)
+                assert isinstance(piece.obj, bytearray)
+                free.put(piece.obj)
         finally:
             unpacker.close()
 
     thread = threading.Thread(target=write, name="unpack")
     thread.start()
     try:
-        for piece in _decompressed(reader, stream):
+        for piece in _decompressed(reader, stream, free):
             if failed:
                 break
             pieces.put(piece)
@@ -234,23 +243,36 @@ def _unpack_in_order(reader: BundleReader, stream: Stream, folder: _Folder) -> N
         thread.join()
     if failed:
         raise failed[0]
+    if not unpacker.scanner.ended:
+        raise BrokenStream("the server's tar has no end.", target=f"stream {stream.name}")
 
 
-def _decompressed(reader: BundleReader, stream: Stream) -> Iterator[bytes]:
+def _decompressed(reader: BundleReader, stream: Stream, free: queue.Queue[bytearray]) -> Iterator[memoryview]:
+    """Pieces of a stream that the server compressed, each in a buffer of those that are free."""
     from zstandard import ZstdDecompressor, ZstdError
 
-    decompressor = ZstdDecompressor().decompressobj()
+    source: Any = _Source(reader.read(stream))
+    decompressor = ZstdDecompressor().stream_reader(source, read_size=PIECE)
     try:
-        for raw in reader.read(stream):
-            view = memoryview(raw)
-            for at in range(0, len(view), PIECE):
-                piece = decompressor.decompress(view[at : at + PIECE])
-                reader.meter.add(done=len(piece))
-                yield piece
+        while size := decompressor.readinto(buffer := free.get()):
+            reader.meter.add(done=size)
+            yield memoryview(buffer)[:size]
     except ZstdError:
         raise BrokenStream("the server's zstd stream does not decode.", target=f"stream {stream.name}") from None
-    if not decompressor.eof:
-        raise BrokenStream("the server's zstd stream has no end.", target=f"stream {stream.name}")
+
+
+class _Source:
+    """Bundles in order, as a file to read from."""
+
+    def __init__(self, bundles: Iterator[Data]) -> None:
+        self._bundles, self._left = bundles, memoryview(b"")
+
+    def read(self, size: int) -> memoryview:
+        """At most so many bytes; none at the end."""
+        if not self._left:
+            self._left = memoryview(next(self._bundles, b""))
+        piece, self._left = self._left[:size], self._left[size:]
+        return piece
 
 
 def _claim(manifest: Manifest, target: Path, spaces: Mapping[int, Path]) -> Journal:

@@ -70,6 +70,8 @@ class TarScanner:
         self._left = piece.left if piece else 0
         self._padding = -(self._at + self._left) % BLOCK if piece else 0
         self._header = bytearray()
+        self.ended = False
+        """Whether the zero blocks came that end it."""
 
     @property
     def piece(self) -> Piece | None:
@@ -97,6 +99,7 @@ class TarScanner:
 
     def _member(self, member: Member | None) -> None:
         if member is None:
+            self.ended = True
             return
         self._name, self._at, self._left = member.name, 0, member.size
         self._padding = -member.size % BLOCK
