@@ -89,14 +89,17 @@ class Checksum:
         self._head = b""
         self.size = 0
 
-    def update(self, chunk: bytes) -> None:
+    def update(self, chunk: bytes | memoryview) -> None:
         self.size += len(chunk)
         if len(self._head) < 9:
-            self._head = (self._head + chunk)[:9]
-        data = self._tail + chunk
-        self._crc = self._update(data[:-8], self._crc) if len(data) > 8 else self._crc
-        self._tail = data[-8:]
-        self._last = data[-9:-8] or self._last if len(data) > 8 else b""
+            self._head = (self._head + bytes(chunk[:9]))[:9]
+        # All but the last eight bytes, which may be the checksum itself, count.
+        ending = self._tail + bytes(chunk[-8:])
+        counted = ending[:-8] if len(chunk) < 8 else self._tail
+        for part in (counted, chunk[:-8]):
+            if part:
+                self._crc, self._last = self._update(part, self._crc), bytes(part[-1:])
+        self._tail = ending[-8:]
 
     _last = b""
 

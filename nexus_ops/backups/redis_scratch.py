@@ -46,15 +46,17 @@ def server_program(environment: Mapping[str, str] = os.environ) -> str:
 
 
 @contextmanager
-def scratch_redis(folder: Path, *, seconds: float = START_SECONDS) -> Generator[Address]:
-    """An empty server in a folder, until the end of the block."""
+def scratch_redis(
+    folder: Path, *, seconds: float = START_SECONDS, settings: Mapping[str, str | int] = {}
+) -> Generator[Address]:
+    """An empty server in a folder, until the end of the block; `settings` beside its own."""
     folder.mkdir(parents=True, exist_ok=True)
     address = Address("127.0.0.1", _free_port(), password=secrets.token_hex(16))
-    settings = {
+    options = {
         "bind": "127.0.0.1", "port": address.port, "requirepass": address.password, "dir": f'"{folder}"',
         "save": '""', "appendonly": "no", "daemonize": "no",
         # A drill checks what is in the backup: nothing may be evicted, nor written to disk.
-        "maxmemory": 0, "repl-diskless-load": "swapdb",
+        "maxmemory": 0, "repl-diskless-load": "swapdb", **settings,
     }  # fmt: skip
     log = folder / "server.log"
     with log.open("ab") as output:
@@ -64,7 +66,7 @@ def scratch_redis(folder: Path, *, seconds: float = START_SECONDS) -> Generator[
         )  # fmt: skip
     try:
         assert process.stdin is not None
-        process.stdin.write("".join(f"{key} {value}\n" for key, value in settings.items()).encode())
+        process.stdin.write("".join(f"{key} {value}\n" for key, value in options.items()).encode())
         process.stdin.close()
         _wait_until_ready(address, process, log, seconds)
         yield address

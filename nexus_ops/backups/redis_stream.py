@@ -16,7 +16,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from nexus_ops.backups.rdb import BrokenRdb
-from nexus_ops.backups.redis_wire import Address, Connection, RedisRefused, RedisUnreachable, info, server_version
+from nexus_ops.backups.redis_wire import (
+    CHUNK,
+    Address,
+    Connection,
+    RedisRefused,
+    RedisUnreachable,
+    info,
+    server_version,
+)
 from nexus_ops.errors import TemporaryError
 
 REACH_SECONDS = 20.0
@@ -31,7 +39,8 @@ class Snapshot:
 
     replication_id: str
     offset: int
-    chunks: Iterator[bytes]
+    chunks: Iterator[memoryview]
+    """Each is valid until the next is asked for."""
 
 
 @contextmanager
@@ -59,10 +68,11 @@ def _line_after_pings(connection: Connection) -> bytes:
     return connection.line().lstrip(b"\n")
 
 
-def _payload(connection: Connection) -> Iterator[bytes]:
+def _payload(connection: Connection) -> Iterator[memoryview]:
     header = _line_after_pings(connection)
+    room = memoryview(bytearray(CHUNK))
     if header.startswith(b"$EOF:"):
-        yield from _until_mark(connection, header[5:])
+        yield from _until_mark(connection, header[5:], room)
         return
     if not header.startswith(b"$"):
         raise RedisRefused(
@@ -70,25 +80,25 @@ def _payload(connection: Connection) -> Iterator[bytes]:
         )
     left = int(header[1:])
     while left:
-        chunk = connection.some()[:left]
-        left -= len(chunk)
-        yield chunk
+        size = connection.some_into(room[:left])
+        left -= size
+        yield room[:size]
 
 
-def _until_mark(connection: Connection, mark: bytes) -> Iterator[bytes]:
+def _until_mark(connection: Connection, mark: bytes, room: memoryview) -> Iterator[memoryview]:
     """The RDB of a server that does not know its length: it ends with a mark, after which nothing is of it."""
     if len(mark) != MARK:
         raise BrokenRdb("the mark that ends the RDB is too short.", target=str(connection.address))
-    held = b""
+    held = 0  # at the beginning of the room: what may be the mark
     while True:
-        held += connection.some()
+        size = held + connection.some_into(room[held:])
         # The mark is random: it is looked for at the end only, as a replica does, and nothing follows until we answer.
-        if held.endswith(mark):
-            yield held[:-MARK]
+        held = min(size, MARK)
+        last = bytes(room[size - held : size])
+        yield room[: size - held]
+        if last == mark:
             return
-        if len(held) > MARK:
-            yield held[:-MARK]
-            held = held[-MARK:]
+        room[:held] = last
 
 
 class LoadFailed(TemporaryError):

@@ -17,6 +17,7 @@ from nexus_ops.errors import PermanentError, TemporaryError
 
 Reply = bytes | int | list["Reply"] | None
 CHUNK = 1 << 20
+ENDED = "the server ended the connection."
 
 
 class RedisUnreachable(TemporaryError):
@@ -142,13 +143,20 @@ class Connection:
         del self._buffer[:size]
         return taken
 
-    def some(self) -> bytes:
-        """What is there, at least a byte: for streams."""
+    def some_into(self, room: memoryview) -> int:
+        """What is there, at least a byte, into the beginning of some room: for streams. How many bytes it was."""
         if self._buffer:
-            taken = bytes(self._buffer)
-            self._buffer.clear()
-            return taken
-        return self.receive()
+            size = min(len(room), len(self._buffer))
+            room[:size] = self._buffer[:size]
+            del self._buffer[:size]
+            return size
+        try:
+            size = self.socket.recv_into(room)
+        except OSError as error:
+            raise _gone(self.address, error) from None
+        if not size:
+            raise RedisUnreachable(ENDED, target=str(self.address))
+        return size
 
     def receive(self) -> bytes:
         try:
@@ -156,7 +164,7 @@ class Connection:
         except OSError as error:
             raise _gone(self.address, error) from None
         if not data:
-            raise RedisUnreachable("the server ended the connection.", target=str(self.address))
+            raise RedisUnreachable(ENDED, target=str(self.address))
         return data
 
 

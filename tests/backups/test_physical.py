@@ -284,6 +284,14 @@ def test_a_damaged_bundle_is_found_before_the_copy_can_be_started(
         catalogue.latest_verified()
 
 
+def test_until_when_the_store_keeps_it_is_in_the_manifest(
+    server_of: ServerOf, store: ObjectStore, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until = datetime(2031, 1, 1, tzinfo=UTC)
+    monkeypatch.setattr(ObjectStore, "locked_until", lambda store, key: until if "/bundles/" in key else None)
+    assert take(server_of(16), store, keys).lock_until == until
+
+
 def test_a_full_target_is_refused_and_left_alone(
     backup16: tuple[ObjectStore, Manifest], keys: Keys, tmp_path: Path
 ) -> None:

@@ -27,7 +27,7 @@ def rdbs_of(address: Address) -> list[tuple[str, list[bytes]]]:
         source = choose_source(shard)
         checksum = Checksum()
         with take_snapshot(source.address) as snapshot:
-            chunks = list(snapshot.chunks)
+            chunks = [bytes(chunk) for chunk in snapshot.chunks]
         for chunk in chunks:
             checksum.update(chunk)
         checksum.finish(shard.node)

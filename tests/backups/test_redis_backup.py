@@ -100,6 +100,18 @@ def test_a_cluster_is_copied_from_its_replicas_and_comes_back_smaller(
     assert contents(target) == wanted
 
 
+def test_until_when_the_store_keeps_it_is_in_the_manifest(
+    made: Servers, vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until, asked = datetime(2031, 1, 1, tzinfo=UTC), list[str]()
+    monkeypatch.setattr(ObjectStore, "locked_until", lambda store, key: asked.append(key) or until)
+    source = made.start()
+    fill([source], every_type())
+    manifest = vault.back_up(source).manifest
+    assert manifest.lock_until == until
+    assert asked == [f"{manifest.place}/{manifest.streams[0].bundles[0].key}"]
+
+
 @pytest.mark.parametrize("damage", ["modified", "truncated", "missing", "swapped"])
 def test_damage_is_named_before_anything_is_overwritten(
     made: Servers, vault: Vault, tmp_path: Path, damage: str
