@@ -115,6 +115,8 @@ class Judgement:
     """Of a fail: 'release' or 'platform'."""
     e_values: Mapping[str, float] = field(default_factory=dict)
     """By 'metric/component'."""
+    broken: tuple[tuple[str, str], ...] = ()
+    """Guardrails whose limit was broken for long enough, each with its component ('' where it has none)."""
 
 
 def begin(plan: Plan) -> State:
@@ -267,7 +269,8 @@ def verdict(plan: Plan, state: State, *, now: float | None = None) -> Judgement:
         f"{metric}/{component}": e_value(stream.evidence, plan.prior)
         for (metric, component), stream in state.streams.items()
     }
-    return Judgement(kind, reasons, state.e_value, state.peak, 1.0 / plan.alpha, state.time, blames, values)
+    broken = tuple((breach.metric, breach.component) for breach in state.failed)
+    return Judgement(kind, reasons, state.e_value, state.peak, 1.0 / plan.alpha, state.time, blames, values, broken)
 
 
 def _decide(plan: Plan, state: State, now: float | None) -> tuple[Verdict, tuple[str, ...], str | None]:

@@ -9,7 +9,7 @@ from typing import Any
 from nexus_ops.analysis.counters import Last, differences
 from nexus_ops.analysis.judge import Plan
 from nexus_ops.analysis.metrics import Guardrail
-from nexus_ops.analysis.replay import curve, read
+from nexus_ops.analysis.replay import curve, read, rejudge
 from nexus_ops.analysis.samples import Sample
 from nexus_ops.charts import Line, Point, chart, plain
 
@@ -26,7 +26,7 @@ def pictures(document: Mapping[str, Any]) -> dict[str, str]:
     began = samples[0].time
     component = _busiest(plan, samples)
     found = {
-        **_broken_limits(plan, samples, began, document["judgement"]["reasons"]),
+        **_broken_limits(plan, samples, began, rejudge(document).broken),
         "Evidence that the candidate is worse": _evidence(document, began, 1.0 / plan.alpha),
         **{
             f"{metric.name} of {component}": _rates(plan, samples, metric.name, component, began)
@@ -57,7 +57,9 @@ def _rates(plan: Plan, samples: Sequence[Sample], metric: str, component: str, b
     return chart(lines, lambda value: f"{value:.2%}") if lines else ""
 
 
-def _broken_limits(plan: Plan, samples: Sequence[Sample], began: float, reasons: Sequence[str]) -> dict[str, str]:
+def _broken_limits(
+    plan: Plan, samples: Sequence[Sample], began: float, broken: Sequence[tuple[str, str]]
+) -> dict[str, str]:
     """The guardrails by which the verdict came about, each with its limit, by title."""
     found: dict[str, str] = {}
     for metric in plan.rules.metrics.values():
@@ -71,9 +73,7 @@ def _broken_limits(plan: Plan, samples: Sequence[Sample], began: float, reasons:
         limit = metric.above if metric.above is not None else metric.below or 0.0
         for (component, colour), points in series.items():
             whose = f" of {component}" if component else ""
-            if colour not in ("", plan.candidate) or not any(
-                why.startswith(f"{metric.name}{whose} is ") for why in reasons
-            ):
+            if colour not in ("", plan.candidate) or (metric.name, component) not in broken:
                 continue
             lines = [Line(metric.name, CANDIDATE, points)]
             if colour:
