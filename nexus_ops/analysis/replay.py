@@ -79,9 +79,14 @@ def to_json(subject: Subject, plan: Plan, samples: Iterable[Sample], *, now: flo
         "now": now,
         "samples": [sample.to_json() for sample in looks],
         "judgement": {
-            **{name: value for name, value in vars(judgement).items() if name not in ("reasons", "e_values", "time")},
+            **{
+                name: value
+                for name, value in vars(judgement).items()
+                if name not in ("reasons", "e_values", "time", "broken")
+            },
             "time": judgement.time if looks else None,
             "reasons": list(judgement.reasons),
+            "broken": [list(limit) for limit in judgement.broken],
             "e_values": dict(judgement.e_values),
         },
     }
