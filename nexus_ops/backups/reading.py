@@ -60,6 +60,19 @@ class BundleReader:
         """One at a time: each needs a bundle of memory twice."""
         self._by_hash = {bundle.stored_sha256: bundle.key for stream in manifest.streams for bundle in stream.bundles}
 
+    def check_presence(self) -> None:
+        """That every bundle is stored, in its size, by one listing; else `DamagedBundle`. What they hold, it cannot tell."""
+        place = self.manifest.place
+        sizes = {entry.key: entry.size for entry in self.store.entries(f"{place.bundles}/{self.manifest.id}")}
+        for stream in self.manifest.streams:
+            for bundle in stream.bundles:
+                size = sizes.get(f"{place}/{bundle.key}")
+                if size is None:
+                    raise DamagedBundle("missing", bundle, "nothing is stored under its key")
+                if size != bundle.stored_size:
+                    damage: Damage = "truncated" if size < bundle.stored_size else "modified"
+                    raise DamagedBundle(damage, bundle, f"{size} bytes are stored, not {bundle.stored_size}")
+
     def stored(self, bundle: Bundle) -> memoryview:
         """The object as it is stored, if it is the one of the manifest, else `DamagedBundle`."""
         try:

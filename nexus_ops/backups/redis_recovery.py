@@ -35,9 +35,14 @@ def check_rdbs(reader: BundleReader) -> int:
 
 
 def restore(
-    reader: BundleReader, target: Address, *, replace: bool = False, report: Callable[[str], None] = lambda _: None
+    reader: BundleReader,
+    target: Address,
+    *,
+    replace: bool = False,
+    report: Callable[[str], None] = lambda _: None,
+    before_change: Callable[[], None] = lambda: None,
 ) -> Restored:
-    """Restore a backup into a Redis, whatever the topology of either.
+    """Restore a backup into a Redis, whatever the topology of either. `before_change`: the backup is whole, the target as it was.
 
     One server into one server: the RDB is loaded whole, in one step. Else, or where the server may not follow another (managed
     ones), key by key. A target with keys is refused unless `replace`.
@@ -47,7 +52,9 @@ def restore(
         todo = "Name the target twice to replace them; a safety backup is taken first."
         raise NotEmpty(f"the target is not empty: it holds {held} keys.", target=str(target), todo=todo)
     began = time.monotonic()
-    report(f"{check_rdbs(reader) / 1e6:.1f} MB checked; the target is touched from here on")
+    checked = check_rdbs(reader)
+    before_change()
+    report(f"{checked / 1e6:.1f} MB checked; the target is touched from here on")
     if len(redis.nodes) == 1 and observe(target).mode == "standalone":
         try:
             load_snapshot(observe(target).shards[0].master, _rdb(reader, redis.nodes[0]))

@@ -130,6 +130,8 @@ def plan(
 ) -> Plan:
     """Look at both sides, change nothing."""
     listed, moment = choose(source, which)
+    # The wrong identity and bundles that are not there are known without reading one.
+    BundleReader(source.catalogue.store, listed.manifest, source.identity()).check_presence()
     now = source.clock()
     drill = listed.drill if listed.drill is not None and listed.drill.passed else None
     chosen, overwritten = (), dict[str, int]()
@@ -166,21 +168,32 @@ def restore(source: BackupContext, target: BackupContext, planned: Plan, named_a
             target=planned.target,
             todo=f"Set target_again to {target.cluster.name}, too, if that is what you want.",
         )
+    safety: list[Listed] = []
     with claimed(target, "restore", holder) as held:
-        safety = None
-        if not planned.is_empty:
-            safety = take_backup(target, holder).listed
-            now = target.clock()
-            target.catalogue.pin(safety.id, Note(holder, now, f"before the restore of {planned.listed.id}", now + KEPT))
-            target.report(f"safety backup {safety.id}: pinned for {KEPT.days} days")
-        held.check()
+
+        def keep_what_goes() -> None:
+            """The safety backup, when the source has proven whole: a restore that is refused leaves none."""
+            if not planned.is_empty:
+                safety.append(take_backup(target, holder).listed)
+                now = target.clock()
+                note = Note(holder, now, f"before the restore of {planned.listed.id}", now + KEPT)
+                target.catalogue.pin(safety[0].id, note)
+                target.report(f"safety backup {safety[0].id}: pinned for {KEPT.days} days")
+            held.check()
+
         reader = BundleReader(source.catalogue.store, planned.listed.manifest, source.identity())
         if source.system == "redis":
             from nexus_ops.backups import redis_recovery
             from nexus_ops.backups.redis_wire import Address
 
-            done = redis_recovery.restore(reader, Address.parse(target.url()), replace=True, report=target.report)
-            return Outcome(planned, safety, {"keys": done.keys}, done.seconds)
+            done = redis_recovery.restore(
+                reader,
+                Address.parse(target.url()),
+                replace=True,
+                report=target.report,
+                before_change=keep_what_goes,
+            )
+            return Outcome(planned, next(iter(safety), None), {"keys": done.keys}, done.seconds)
         from nexus_ops.backups.transfer import Moment, transfer
 
         moved = transfer(
@@ -191,8 +204,9 @@ def restore(source: BackupContext, target: BackupContext, planned: Plan, named_a
             tables=planned.tables,
             moment=Moment(source.catalogue, planned.moment) if planned.moment else None,
             report=target.report,
+            before_change=keep_what_goes,
         )
-        return Outcome(planned, safety, moved.rows, moved.seconds, moved.kept_as)
+        return Outcome(planned, next(iter(safety), None), moved.rows, moved.seconds, moved.kept_as)
 
 
 def _databases(listed: Listed, target: BackupContext, wanted: Sequence[str]) -> tuple[str, ...]:

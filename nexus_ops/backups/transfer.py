@@ -77,10 +77,12 @@ def transfer(
     tables: Sequence[str] = (),
     moment: Moment | None = None,
     report: Callable[[str], None] = lambda _: None,
+    before_change: Callable[[], None] = lambda: None,
 ) -> Transferred:
     """Restore databases, or tables of the one database that is named, into the server of a DSN.
 
     `tables` are written as `schema.table`; one that the backup does not hold is refused before anything is changed.
+    `before_change`: the backup is up and holds what is wanted, the target is as it was.
     """
     began, done = time.monotonic(), Transferred()
     if tables and len(databases) != 1:
@@ -90,8 +92,9 @@ def transfer(
     with _brought_up(reader, scratch, moment) as server:
         report(f"the backup is up in a scratch server after {time.monotonic() - began:.1f} s")
         tools = Programs.at_least(max(major, server.programs.major))
-        for database in databases:
-            held = _tables_of(server, database, tables, str(reader.manifest.id))
+        all_held = {database: _tables_of(server, database, tables, str(reader.manifest.id)) for database in databases}
+        before_change()
+        for database, held in all_held.items():
             if tables:
                 _replace_tables(tools, server, dsn, database, [held[name] for name in tables])
             else:

@@ -229,6 +229,34 @@ def test_what_holds_data_is_overwritten_only_when_named_twice_and_after_a_safety
     assert len(old) == 1, "what served is kept beside, as the way back"
 
 
+@pytest.mark.parametrize("damage", ["a bit", "missing"])
+def test_a_restore_that_is_refused_leaves_no_safety_backup(
+    scene: Scene, instance: dg.DagsterInstance, damage: str
+) -> None:
+    """Otherwise each try would pin one more, and `latest` would be of what somebody wants to get rid of."""
+    night(instance)
+    catalogue = scene.catalogue("postgresql")
+    listed, before = catalogue.latest(), [one.id for one in catalogue.list().backups]
+    key = f"{catalogue.place}/{listed.manifest.stream('base').bundles[0].key}"
+    good = catalogue.store.get(key)
+    scene.sql("CREATE TABLE IF NOT EXISTS since (x int)")
+    wanted = {"cluster": CLUSTER, "source": str(listed.id)}
+    try:
+        catalogue.store.delete(key)
+        if damage == "a bit":
+            catalogue.store.put(key, good[:500] + bytes([good[500] ^ 1]) + good[501:])
+        else:
+            said = refusal(launch(instance, "restore", "restore_backup", **wanted))
+            assert "the bundle is missing" in said, "a dry run finds that out, too"
+        failed = launch(instance, "restore", "restore_backup", **wanted, target_again=CLUSTER, dry_run=False)
+        assert f"the bundle is {'modified' if damage == 'a bit' else damage}" in refusal(failed)
+    finally:
+        catalogue.store.put(key, good)
+    assert [one.id for one in catalogue.list().backups] == before
+    assert scene.sql("SELECT to_regclass('since')") == [("since",)]
+    scene.sql("DROP TABLE since")
+
+
 @contextmanager
 def archiving(scene: Scene) -> Generator[None]:
     """The receiver of the log beside the server, as docs/backups.md has it run."""

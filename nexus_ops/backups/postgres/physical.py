@@ -106,7 +106,7 @@ def tools() -> dict[str, str]:
     """Versions of what packs bundles."""
     from importlib.metadata import version
 
-    return {name: version(name) for name in ("nexus-ops", "pyrage", "zstandard", "obstore")}
+    return {name: version(name) for name in ("nexus-ops", "cryptography", "zstandard", "obstore")}
 
 
 def _start(link: Replication, options: Options, level: int, label: str) -> tuple[bool, Any]:
