@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from nexus_ops.backups.bundles import MEGABYTE, Packing
+from nexus_ops.backups.catalogue import Catalogue
 from nexus_ops.backups.encryption import Identity
 from nexus_ops.backups.lsn import Lsn
 from nexus_ops.backups.manifest import BackupId, Manifest, Place
+from nexus_ops.backups.postgres.physical import Options, back_up
 from nexus_ops.backups.postgres.programs import Instance
 from nexus_ops.storage import ObjectStore
 
@@ -156,3 +159,14 @@ class Writer:
         may = sum(before < end for _, before, _ in self.commits)
         assert must <= len(rows) <= may, f"{len(rows)} rows, and between {must} and {may} were committed up to {end}"
         return len(rows)
+
+
+def take(server: Instance, store: ObjectStore, keys: Keys, **options: object) -> Manifest:
+    """A physical backup in small bundles."""
+    return back_up(
+        Catalogue(store, PLACE),
+        server.dsn,
+        Packing((keys.public,), bundle_bytes=MEGABYTE),
+        now=datetime.now(UTC),
+        options=Options(**options),  # pyright: ignore[reportArgumentType]
+    ).manifest

@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from backup_scene import BUCKET, Keys, fill, open_s3
+from backup_scene import BUCKET, PLACE, Keys, fill, open_s3, take
 
+from nexus_ops.backups.catalogue import Catalogue
+from nexus_ops.backups.copies import copy
 from nexus_ops.backups.encryption import Identity, write_identity
+from nexus_ops.backups.manifest import Manifest
 from nexus_ops.backups.postgres.programs import Instance, Programs, initialise
 from nexus_ops.errors import PermanentError
 from nexus_ops.storage import ObjectStore
@@ -84,3 +87,21 @@ def server_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[in
     yield get
     for server in started.values():
         server.stop()
+
+
+@pytest.fixture(scope="module")
+def backup16(
+    server_of: Callable[[int], Instance], keys: Keys, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[ObjectStore, Manifest]:
+    """One backup of PostgreSQL 16, for tests that only read it."""
+    store = ObjectStore.open(f"file://{tmp_path_factory.mktemp('store')}")
+    return store, take(server_of(16), store, keys)
+
+
+@pytest.fixture
+def lent(backup16: tuple[ObjectStore, Manifest], tmp_path: Path) -> tuple[ObjectStore, Manifest]:
+    """A copy of that backup, to be spoilt."""
+    source, manifest = backup16
+    target = ObjectStore.open(f"file://{tmp_path}/lent")
+    copy(Catalogue(source, PLACE), Catalogue(target, PLACE), manifest.id)
+    return target, manifest
