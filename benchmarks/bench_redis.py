@@ -23,6 +23,7 @@ from nexus_ops.backups.redis_restore import slot_of
 from nexus_ops.backups.redis_scratch import scratch_redis
 from nexus_ops.backups.redis_topology import SLOTS
 from nexus_ops.backups.redis_wire import Address, Connection
+from nexus_ops.errors import PermanentError
 from nexus_ops.sandbox.processes import free_port
 from nexus_ops.storage import ObjectStore
 
@@ -100,9 +101,12 @@ def _form(masters: Sequence[Address], buses: Sequence[int]) -> list[Address]:
             connection.call("CLUSTER", "MEET", masters[0].host, masters[0].port, buses[0])
             connection.call("CONFIG", "SET", "requirepass", masters[0].password)
     found = [replace(master, password=masters[0].password) for master in masters]
+    deadline = time.monotonic() + 60
     for master in found:
         with Connection.open(master) as connection:
             while "cluster_state:ok" not in connection.text("CLUSTER", "INFO"):
+                if time.monotonic() > deadline:
+                    raise PermanentError("the cluster of the benchmark does not form.", target=str(master))
                 time.sleep(0.1)
     return found
 

@@ -94,9 +94,8 @@ def digest_of(data: bytes | bytearray | memoryview) -> str:
 class ObjectStore:
     """Keys and bytes. Keys are paths with `/`, without a leading one."""
 
-    def __init__(self, backend: Any, url: str, options: dict[str, Any] | None = None) -> None:
+    def __init__(self, backend: Any, url: str) -> None:
         self._backend = backend
-        self._options = options or {}
         self._seen = url.startswith("file:")
         """Whether the store itself is known to be there: a missing bucket answers as a missing key does."""
         self.url = url
@@ -119,7 +118,7 @@ class ObjectStore:
                 options = {"credential_provider": profile, **options}
             # A bulk deletion of one object says of a refusal that the store is out of order, and not every S3 knows it.
             known = {"disable_bulk_delete": True, **_unsigned()} if parts.scheme == "s3" else {}
-            return cls(from_url(url, **known, **options), name, options)
+            return cls(from_url(url, **known, **options), name)
         except OSError as error:
             problem = f"the folder cannot be made: {error.strerror}."
             raise BadStore(problem, target=name, todo="Name a folder that can be written to.") from None
@@ -243,7 +242,7 @@ class ObjectStore:
             with urlopen(Request(address, method="HEAD"), timeout=LOCK_SECONDS) as answer:
                 until = answer.headers.get("x-amz-object-lock-retain-until-date")
             return datetime.fromisoformat(until) if until else None
-        except Exception:  # its text may hold the signed address
+        except Exception:  # what is not known protects nobody's decision; and its text may hold the signed address
             return None
 
     def move_pointer(self, key: str, data: bytes, seen: Pointer | None) -> None:

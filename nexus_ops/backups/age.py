@@ -155,7 +155,7 @@ def _file_key(header: _Header, identities: Sequence[X25519PrivateKey]) -> bytes:
             try:
                 found = found or _cipher(_derived(shared, salt, X25519_INFO)).decrypt(bytes(12), body, None)
             except InvalidTag:
-                pass  # another's
+                pass  # it is for another identity: the next one is tried, and none at all is NoMatch
     if found is None:
         raise NoMatch
     return found

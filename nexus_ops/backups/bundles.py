@@ -93,7 +93,7 @@ class BundleWriter:
                     room.append(0)  # refused while the store reads it still
                     room.pop()
                     return room
-                except BufferError:
+                except BufferError:  # for a later bundle
                     self._free.append(room)
         return bytearray()
 

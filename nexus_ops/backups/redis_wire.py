@@ -6,18 +6,19 @@ A client library hides the socket, and a replication stream needs it. Credential
 from __future__ import annotations
 
 import ssl
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from socket import IPPROTO_TCP, TCP_NODELAY, create_connection
 from socket import socket as Socket
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from nexus_ops.errors import PermanentError, TemporaryError
 
+Read = TypeVar("Read", bytes, int)
 Reply = bytes | int | list["Reply"] | None
 CHUNK = 1 << 20
-ENDED = "the server ended the connection."
 
 
 class RedisUnreachable(TemporaryError):
@@ -150,22 +151,19 @@ class Connection:
             room[:size] = self._buffer[:size]
             del self._buffer[:size]
             return size
-        try:
-            size = self.socket.recv_into(room)
-        except OSError as error:
-            raise _gone(self.address, error) from None
-        if not size:
-            raise RedisUnreachable(ENDED, target=str(self.address))
-        return size
+        return self._read(lambda: self.socket.recv_into(room))
 
     def receive(self) -> bytes:
+        return self._read(lambda: self.socket.recv(CHUNK))
+
+    def _read(self, read: Callable[[], Read]) -> Read:
         try:
-            data = self.socket.recv(CHUNK)
+            found = read()
         except OSError as error:
             raise _gone(self.address, error) from None
-        if not data:
-            raise RedisUnreachable(ENDED, target=str(self.address))
-        return data
+        if not found:
+            raise RedisUnreachable("the server ended the connection.", target=str(self.address))
+        return found
 
 
 def pack(command: Sequence[str | bytes | int]) -> bytes:
